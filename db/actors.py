@@ -1,0 +1,11 @@
+"""Actors: the rows of public.worker, on whose behalf the task jobs act."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+EXISTS = text("SELECT EXISTS (SELECT 1 FROM public.worker WHERE id = :id)")
+
+
+async def exists(session: AsyncSession, actor_id: int) -> bool:
+    found: bool = (await session.execute(EXISTS, {"id": actor_id})).scalar_one()
+    return found

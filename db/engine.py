@@ -1,0 +1,125 @@
+"""The one place where connections to PostgreSQL are made: the URL, the session's settings, engine and pools."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+# What asyncpg or the server understands. Everything else that libpq knows is left out, and the caller is told.
+TAKEN = {
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "application_name",
+    "options",
+    "connect_timeout",
+    "target_session_attrs",
+}
+
+# Each session says what it relies on, whatever the role's or the database's defaults are. lock_timeout is far below
+# deadlock_timeout (1 s by default), so that we are the one who gives up, never the foreground. JIT would compile
+# anew for each window's statement.
+SESSION = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "row_security": "off",
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "100ms",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "jit": "off",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+STATEMENT_TIMEOUT = timedelta(minutes=5)
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """A database URL, split into what asyncpg takes, what it does not, and how to name the server to people."""
+
+    dsn: str
+    connect_timeout_s: float
+    ignored: tuple[str, ...]
+    server: str
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """Raises ValueError for what is not a PostgreSQL URL; the message never shows the password."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"postgresql", "postgres"}:
+            raise ValueError("a database URL starts with postgresql://")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        timeout = options.pop("connect_timeout", "")
+        if timeout and not timeout.isdigit():
+            raise ValueError("connect_timeout is a whole number of seconds")
+        kept = {name: value for name, value in options.items() if name in TAKEN}
+        host = parts.netloc.rpartition("@")[2] or kept.get("host", "localhost")
+        return cls(
+            dsn=urlunsplit(parts._replace(query=urlencode(kept))),
+            connect_timeout_s=float(timeout or 0) or CONNECT_TIMEOUT_S, # libpq: 0 means no limit; a worker has one
+            ignored=tuple(sorted(options.keys() - kept.keys())),
+            server=f"{host}/{parts.path.lstrip('/') or kept.get('dbname', '')}".rstrip("/"),
+        )
+
+
+@dataclass(frozen=True)
+class Database:
+    """Engine, sessions and raw connections of one process."""
+
+    engine: AsyncEngine
+    sessions: async_sessionmaker[AsyncSession]
+    address: Address
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[asyncpg.Connection]:
+        """A driver connection where each call is a transaction of its own: for `lowtide.batch`.
+
+        SQLAlchemy has sent no BEGIN on it, and must not: a lock would then outlive a client's round trip.
+        """
+        async with self.engine.connect() as connection:
+            yield (await connection.get_raw_connection()).driver_connection
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def connect(url: str, *, pool_size: int = 10, application_name: str = "lowtide") -> Database:
+    """Nothing is opened yet; the first statement does. Raises ValueError for a URL that is none."""
+    address = Address.parse(url)
+
+    async def session() -> asyncpg.Connection:
+        return await open_connection(address, application_name=application_name)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=session, pool_size=pool_size, max_overflow=2, pool_recycle=1800
+    )
+    return Database(engine=engine, sessions=async_sessionmaker(engine, expire_on_commit=False), address=address)
+
+
+async def open_connection(address: Address, *, application_name: str) -> asyncpg.Connection:
+    connection = await asyncpg.connect(
+        address.dsn,
+        timeout=address.connect_timeout_s,
+        # The URL's own application_name wins: asyncpg merges the URL's settings below the ones given here.
+        server_settings=None if "application_name=" in address.dsn else {"application_name": application_name},
+    )
+    settings = {**SESSION, "statement_timeout": f"{STATEMENT_TIMEOUT // timedelta(milliseconds=1)}ms"}
+    await connection.execute("".join(f"SET {name} = '{value}';" for name, value in settings.items()))
+    try: # not on every platform of the server
+        await connection.execute("SET client_connection_check_interval = '500ms'")
+    except asyncpg.InvalidParameterValueError:
+        pass
+    return connection

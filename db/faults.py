@@ -1,0 +1,66 @@
+"""What PostgreSQL's errors mean to us: the one place where driver errors are translated."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+UNFIT = {"22P02", "22P05", "22021", "22003", "22023", "54000", "54001"}
+NOT_MIGRATED = {"3F000", "42P01", "42883"}  # no such schema, table, function
+
+
+class Conflict(Exception):
+    """A run of this id exists already, with another job or payload. The first one stands."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f'run "{run_id}" exists already, with another job or payload; the first one stands')
+        self.run_id = run_id
+
+
+class RunFenced(Exception):
+    """Another worker holds the run by now: everything of this batch was rolled back, and we stop quietly."""
+
+
+class UnfitPayload(Exception):
+    """PostgreSQL's jsonb can't hold this payload (a NUL, a lone surrogate, nesting or a number beyond its limits)."""
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The five characters of PostgreSQL's error code; None when the error is not the server's."""
+    if isinstance(error, DBAPIError):
+        return getattr(error.orig, "sqlstate", None)
+    return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+
+
+def server_message(error: BaseException) -> str:
+    """What the server said, without the statement and its parameters, which may hold what users keep private."""
+    if isinstance(error, DBAPIError):
+        return server_message(error.orig.__cause__ or error.orig) if error.orig else type(error).__name__
+    return str(error).strip() or type(error).__name__
+
+
+@contextmanager
+def translated(run_id: str) -> Iterator[None]:
+    """Turn the error codes of the ledger's own functions into Conflict and RunFenced."""
+    try:
+        yield
+    except (DBAPIError, asyncpg.PostgresError) as exc:
+        match sqlstate(exc):
+            case "LT409":
+                raise Conflict(run_id) from exc
+            case "LT410":
+                raise RunFenced(run_id) from exc
+        raise
+
+
+@contextmanager
+def accepting(run_id: str) -> Iterator[None]:
+    """`translated`, and what keeps a payload out of the ledger into UnfitPayload."""
+    try:
+        with translated(run_id):
+            yield
+    except (DBAPIError, asyncpg.PostgresError) as exc:
+        if sqlstate(exc) in UNFIT:
+            raise UnfitPayload(server_message(exc)) from exc
+        raise

@@ -1,0 +1,70 @@
+"""archive-project: closes a project and archives its tasks.
+
+Changes: the project's archived_at, then status and updated_at of every task of it that is not deleted. Closing comes
+first and commits by itself: it waits for inserts in flight, and from then on no task enters. Running again takes
+leftovers (a task restored meanwhile) and succeeds. It never touches a deleted task or another project.
+"""
+
+from typing import Any
+
+import asyncpg
+
+from db import projects, runs, tasks
+from jobs.failures import NotAllowed, NotFound
+from jobs.fields import Id, Payload
+from jobs.pace import FULL
+from jobs.run import Run
+from jobs.sweep import Window, sweep
+
+MOST_PASSES = 5
+
+
+class ArchiveProject(Payload):
+    project_id: Id
+    requested_by: Id
+
+
+async def archive_project(run: Run, payload: ArchiveProject) -> dict[str, Any]:
+    if "after" not in run.cursor:
+        await _close(run, payload)
+    for _ in range(MOST_PASSES):
+        await sweep(run, Ids(payload.project_id), pace=FULL)
+        async with run.transaction() as session:
+            if await tasks.count_to_archive(session, payload.project_id) == 0:
+                result = {"archived": run.rows_done}
+                await run.succeed(session, result)
+                return result
+        run.cursor = {"after": 0}  # a task was restored behind the walk
+    return {"archived": run.rows_done, "remaining": True}
+
+
+async def _close(run: Run, payload: ArchiveProject) -> None:
+    """From the commit on, no task enters the project."""
+    async with run.transaction() as session:
+        project = await projects.close_to_inserts(session, payload.project_id)
+        if project is None:
+            raise NotFound(f"project {payload.project_id} does not exist")
+        if project.owner_id != payload.requested_by:
+            raise NotAllowed(
+                f"worker {payload.requested_by} may not archive project {payload.project_id}: only its owner may"
+            )
+        await projects.archive(session, payload.project_id)
+        expected = await tasks.count_to_archive(session, payload.project_id)
+        await runs.advance(session, run.claim, cursor={"after": 0}, rows_expected=expected)
+    run.cursor = {"after": 0}
+
+
+class Ids:
+    """Ranges of ids over the index on (project_id, id). The lower bound moves on, so no dead entry is read again."""
+
+    smallest, first, largest = 1, 100, 10_000
+
+    def __init__(self, project_id: int) -> None:
+        self._project_id = project_id
+
+    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:
+        after = int(run.cursor["after"])
+        last = await tasks.last_of_range(connection, self._project_id, after=after, most=size)
+        if last is None:
+            return None
+        return Window(tasks.archive_range(self._project_id, after=after, last=last), cursor={"after": last})

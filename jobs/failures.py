@@ -1,0 +1,102 @@
+"""Why a run does not succeed: facts for people, and the one classification of errors into passing and lasting.
+
+Refused
+  InvalidPayload   a field is missing, wrong or unknown
+  NotFound         something that the payload names does not exist
+  NotAllowed       the actor may not do this
+  ProjectArchived  no task may enter an archived project
+  TasksRefused     some of the tasks can't be completed, so none was
+  ApprovalNeeded   it would delete what the policy keeps
+  TasksMissing     the task tables are not in this database
+SliceOver          not a failure: the run goes back into the queue, to give others their turn
+"""
+
+import asyncio
+import traceback
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from db.faults import server_message, sqlstate
+
+TRACEBACK_FRAMES = 20
+LOCKED = "55P03"
+CANCELLED_STATEMENT = "57014"
+PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
+
+
+class Refused(Exception):
+    """The work can't be done as asked: nothing was changed, and nothing is tried again."""
+
+    def __init__(self, message: str, *, detail: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class InvalidPayload(Refused):
+    pass
+
+
+class NotFound(Refused):
+    pass
+
+
+class NotAllowed(Refused):
+    pass
+
+
+class ProjectArchived(Refused):
+    pass
+
+
+class TasksRefused(Refused):
+    pass
+
+
+class ApprovalNeeded(Refused):
+    pass
+
+
+class TasksMissing(Refused):
+    def __init__(self, told: str) -> None:
+        super().__init__(f"{told}: the task tables are not in this database; run `lowtide migrate --with-tasks`")
+
+
+class SliceOver(Exception):
+    """The run's turn is over, or the worker is stopping; its cursor is committed."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same work may succeed later, unchanged."""
+    code = sqlstate(error)
+    if code is None:
+        lost_connection = isinstance(error, DBAPIError) and (
+            error.connection_invalidated or isinstance(error, InterfaceError)
+        )
+        return lost_connection or isinstance(error, OSError | EOFError | PoolTimeout | asyncio.TimeoutError)
+    return code in PASSING or code.startswith("08") or (code == "0A000" and "cached plan" in server_message(error))
+
+
+def as_error(error: BaseException) -> dict[str, Any]:
+    """The `error` column: for a refusal what happened and what to do, for the rest also where."""
+    if isinstance(error, Refused):
+        detail = {} if error.detail is None else {"detail": error.detail}
+        return {"type": type(error).__name__, "message": str(error)} | detail
+    code = sqlstate(error)
+    told = server_message(error) if code is not None else str(error) or type(error).__name__
+    frames = "".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES, chain=False))
+    described = {"type": _name(error), "message": told, "traceback": frames}
+    return described if code is None else described | {"sqlstate": code}
+
+
+def _name(error: BaseException) -> str:
+    """The driver's name for the error, which says more than SQLAlchemy's."""
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else None
+    return type(cause or error).__name__
+
+
+def missing_tables(error: BaseException) -> str | None:
+    """What the server says when a task table is what is missing; None for every other error."""
+    told = server_message(error) if sqlstate(error) == "42P01" else ""
+    return told if any(f'"public.{table}"' in told for table in ("worker", "project", "task")) else None

@@ -1,0 +1,262 @@
+"""The life of a run, from a doorbell to its end or back into the queue.
+
+One claim, one slice, one of four endings. Whatever happens in between, the ledger's row says where the run stands; a
+worker that dies here leaves a lease that ends, and the next claim goes on at the cursor.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from db import runs
+from db.engine import Database
+from db.faults import RunFenced, server_message, sqlstate
+from jobs.catalog import Job
+from jobs.failures import LOCKED, Refused, SliceOver, TasksMissing, as_error, is_passing, missing_tables
+from jobs.fields import invalid
+from jobs.mark_completed import ChangedMeanwhile
+from jobs.run import Run
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=30)
+SLICE = timedelta(seconds=60)
+MOST_ATTEMPTS = 20
+LONGEST_BACKOFF_S = 300.0
+LONGEST_LOCK_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run has ended, now or earlier; the ledger holds how."""
+
+    glance: runs.Glance
+    here: bool  # whether this serving ended it
+
+
+@dataclass(frozen=True)
+class Again:
+    """Ring again after this time."""
+
+    after: timedelta
+
+
+@dataclass(frozen=True)
+class Parked:
+    """No doorbell is owed: the run waits for an operator, or for a worker that knows its job."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The ledger has no such run."""
+
+
+Ending = Finished | Again | Parked | Unknown
+
+
+class Life:
+    """Serves runs for one worker process. `stopping` ends the open slice at the next batch."""
+
+    def __init__(
+        self,
+        database: Database,
+        jobs: Mapping[str, Job],
+        *,
+        worker: str,
+        lease: timedelta = LEASE,
+        slice_length: timedelta = SLICE,
+    ) -> None:
+        self.database = database
+        self.jobs = jobs
+        self.worker = worker
+        self.lease = lease
+        self.slice_length = slice_length
+        self.stopping = asyncio.Event()
+
+    async def serve(self, run_id: str) -> Ending:
+        """Claim the run if it is due, and work on it for one slice."""
+        try:
+            async with self.database.sessions.begin() as session:
+                claim = await runs.claim(
+                    session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker
+                )
+        except Exception as exc:
+            if sqlstate(exc) != LOCKED:
+                raise
+            return Again(timedelta(seconds=1))  # a former holder's COMMIT is in flight, and decides
+        if claim is None:
+            return await self._why_not(run_id)
+        return await self._hold(claim)
+
+    async def _why_not(self, run_id: str) -> Ending:
+        async with self.database.sessions.begin() as session:
+            glance = await runs.glance(session, run_id)
+            if glance is None:
+                return Unknown()
+            if glance.state in runs.FINISHED:
+                return Finished(glance, here=False)
+            if glance.job not in self.jobs:
+                await runs.park(session, run_id, wait_reason=f"no worker here knows job {glance.job!r}")
+                log.warning("run.parked", run=run_id, job=glance.job)
+                return Parked()
+            return Parked() if glance.state == "paused" else Again(max(glance.due_in, timedelta(0)))
+
+    async def _hold(self, claim: runs.Claim) -> Ending:
+        begun = time.monotonic()
+        slice_ends = begun + self.slice_length.total_seconds()
+        run = Run(
+            claim,
+            self.database,
+            self.lease,
+            turn_over=lambda: self.stopping.is_set() or time.monotonic() >= slice_ends,
+        )
+        try:
+            ending = await self._work(run)
+        except RunFenced:
+            log.warning("run.fenced", run=run.id, job=claim.job)
+            return await self._why_not(claim.id)
+        log.info(
+            "run.slice",
+            run=run.id,
+            job=claim.job,
+            ending=ending.glance.state if isinstance(ending, Finished) else "queued",
+            rows=run.rows_done,
+            batches=run.batches,
+            seconds=round(time.monotonic() - begun, 3),
+        )
+        return ending
+
+    async def _work(self, run: Run) -> Ending:
+        try:
+            async with self._heartbeat(run):
+                result = await self._perform(run)
+            if not run.finished:
+                async with run.transaction() as session:
+                    await run.succeed(session, result)
+        except SliceOver:
+            return await self._put_back(run)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._put_back(run))
+            raise
+        except RunFenced:
+            raise
+        except Exception as exc:
+            return await self._after(run, exc)
+        return await self._finished(run)
+
+    async def _perform(self, run: Run) -> dict[str, Any]:
+        job = self.jobs[run.claim.job]
+        try:
+            payload = job.payload.model_validate_json(run.claim.payload)
+        except ValidationError as exc:
+            raise invalid(exc) from exc
+        return await job.perform(run, payload)
+
+    async def _after(self, run: Run, error: Exception) -> Ending:
+        """Decide once, for every job, what an error means for the run."""
+        if sqlstate(error) == LOCKED or isinstance(error, ChangedMeanwhile):
+            return await self._put_back(
+                run, delay=_jitter(LONGEST_LOCK_WAIT_S), wait_reason="others hold locks on what the run needs"
+            )
+        if is_passing(error) and run.claim.attempt < MOST_ATTEMPTS:
+            delay = _jitter(min(LONGEST_BACKOFF_S, 2.0**run.claim.attempt))
+            log.warning("run.retrying", run=run.id, attempt=run.claim.attempt, error=server_message(error))
+            return await self._put_back(run, delay=delay, wait_reason="retry after an error", error=error)
+        if missing := missing_tables(error):
+            error = TasksMissing(missing)
+        if not isinstance(error, Refused):
+            log.error("run.failed", run=run.id, job=run.claim.job, exc_info=error)
+        async with self.database.sessions.begin() as session:
+            await runs.finish(session, run.claim, state="failed", error=as_error(error))
+        return await self._finished(run)
+
+    async def _put_back(
+        self,
+        run: Run,
+        *,
+        delay: timedelta = timedelta(0),
+        wait_reason: str | None = None,
+        error: Exception | None = None,
+    ) -> Ending:
+        """Into the queue again, with the cursor kept.
+
+        This UPDATE waits for a COMMIT of ours that may still be in flight, as a claim does: it raises RunFenced when
+        that COMMIT has finished the run. With PostgreSQL away the lease ends by itself, and the run is taken over.
+        """
+        try:
+            async with self.database.sessions.begin() as session:
+                told = None if error is None else as_error(error)
+                await runs.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
+        except Exception as exc:
+            if isinstance(exc, RunFenced) or not is_passing(exc):
+                raise
+            log.warning("run.left", run=run.id, error=server_message(exc))
+            return Again(self.lease)
+        return Again(delay)
+
+    async def _finished(self, run: Run) -> Ending:
+        async with self.database.sessions.begin() as session:
+            glance = await runs.glance(session, run.id)
+        return Unknown() if glance is None else Finished(glance, here=True)
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self, run: Run) -> AsyncIterator[None]:
+        """Renew the lease while the job works. When it has passed to another, the job is cancelled: RunFenced."""
+        working = asyncio.current_task()
+        fenced = False
+
+        async def beat() -> None:
+            nonlocal fenced
+            try:
+                await self._renew_until_fenced(run)
+            except RunFenced:
+                fenced = True
+                if working is not None:
+                    working.cancel()
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not fenced:
+                raise
+            if working is not None:
+                working.uncancel()
+            raise RunFenced(run.id) from None
+        finally:
+            beating.cancel()
+            await asyncio.wait([beating])
+
+    async def _renew_until_fenced(self, run: Run) -> None:
+        interval = self.lease.total_seconds() / 3
+        while True:
+            await asyncio.sleep(max(run.renewed_at + interval - time.monotonic(), 0.01))
+            if run.finished or time.monotonic() < run.renewed_at + interval:
+                continue  # a batch has renewed it
+            try:
+                async with self.database.sessions.begin() as session:
+                    await runs.renew(session, run.claim, lease=self.lease)
+            except RunFenced:
+                if not run.finished:
+                    raise
+            except Exception as exc:
+                # Locked: by the job's own transaction, which keeps every other worker out as well.
+                if not is_passing(exc):
+                    raise
+            run.renewed_at = time.monotonic()
+
+
+def _jitter(longest_s: float) -> timedelta:
+    """Full jitter: anything up to the longest, so that what failed together does not come back together.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    return timedelta(seconds=random.uniform(0, longest_s))

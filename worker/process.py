@@ -1,0 +1,185 @@
+"""One worker process: its parts, wired; its start, its loop and its end."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+
+from db import engine, migrate
+from db.engine import Database
+from db.faults import server_message
+from jobs import policies as known_policies
+from jobs.catalog import jobs
+from jobs.failures import is_passing
+from jobs.life import Life
+from worker import doorbells, settings as environment
+from worker.dispatch import Dispatcher
+from worker.queue import POLL, QueueWorker
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+START_WITHIN = timedelta(seconds=30)
+
+
+class Unreachable(Exception):
+    """A server can't be reached. Names the server, never its password."""
+
+
+class NotMigrated(Exception):
+    """The ledger is not in this database, or is older than this program."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    database: Database
+    redis: ArqRedis
+    queue: str
+
+
+@contextlib.asynccontextmanager
+async def servers(settings: Settings) -> AsyncIterator[Servers]:
+    """Pools for both servers; nothing is opened before it is needed."""
+    database = open_database(settings)
+    redis = open_redis(settings)
+    try:
+        yield Servers(database, redis, settings.queue)
+    finally:
+        await redis.aclose(close_connection_pool=True)
+        await database.close()
+
+
+def open_database(settings: Settings) -> Database:
+    database = engine.connect(settings.database_url.get_secret_value(), pool_size=2 * settings.parallel_runs + 4)
+    for option in database.address.ignored:
+        log.warning("database_url.ignored", option=option)
+    return database
+
+
+def open_redis(settings: Settings) -> ArqRedis:
+    return doorbells.connect(settings.redis_url.get_secret_value(), queue=settings.queue)
+
+
+async def work(settings: Settings, *, burst: bool = False) -> int:
+    """Consume until a signal, or with `burst` until nothing is due; return the exit code.
+
+    Raises Unreachable when a server does not answer within 30 s, and NotMigrated.
+    """
+    async with servers(settings) as given:
+        await reach(given, within=START_WITHIN)
+        await require_ledger(given.database)
+        life = Life(
+            given.database,
+            jobs(known_policies.DEFAULT),
+            worker=environment.process_name(),
+            lease=settings.lease,
+            slice_length=settings.slice,
+        )
+        return await _consume(given, life, settings, burst=burst)
+
+
+async def _consume(given: Servers, life: Life, settings: Settings, *, burst: bool) -> int:
+    consumer = QueueWorker(life, given.redis, queue=given.queue, parallel_runs=settings.parallel_runs)
+    dispatcher = Dispatcher(
+        given.database, consumer.doorbells, jobs=list(life.jobs), policies=known_policies.DEFAULT
+    )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_signals_set(life.stopping))
+        ticking = asyncio.create_task(dispatcher.run(every=settings.tick))
+        stack.push_async_callback(_ended, ticking)
+        stack.push_async_callback(consumer.drain, within=settings.shutdown)
+        log.info("worker.started", worker=life.worker, queue=given.queue, jobs=sorted(life.jobs))
+        while not life.stopping.is_set():
+            if ticking.done():
+                ticking.result()
+            await consumer.poll()
+            if burst and consumer.idle and not await _more_to_do(consumer, dispatcher):
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(life.stopping.wait(), POLL.total_seconds())
+    log.info("worker.stopped", succeeded=consumer.succeeded, failed=consumer.failed, removed=consumer.removed)
+    return 1 if burst and consumer.failed else 0
+
+
+async def _more_to_do(consumer: QueueWorker, dispatcher: Dispatcher) -> bool:
+    """For --burst: anything due in the queue, or in the ledger without a doorbell."""
+    await dispatcher.tick()
+    return await consumer.doorbells.any_due() or await dispatcher.any_due()
+
+
+async def reach(given: Servers, *, within: timedelta) -> None:
+    """Wait until both servers answer; Unreachable names the one that does not."""
+    await asyncio.gather(
+        reach_database(given.database, within=within),
+        _answers("Redis", redis_server(given.redis), given.redis.ping, within=within),
+    )
+
+
+async def reach_database(database: Database, *, within: timedelta) -> None:
+    async def ask() -> None:
+        async with database.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    await _answers("PostgreSQL", database.address.server, ask, within=within)
+
+
+async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]], *, within: timedelta) -> None:
+    clock = asyncio.get_running_loop().time
+    deadline, told = clock() + within.total_seconds(), False
+    while True:
+        try:
+            await ask()
+        except Exception as exc:
+            if not (isinstance(exc, RedisError | OSError) or is_passing(exc)) or clock() >= deadline:
+                raise Unreachable(f"{kind} at {server} can't be reached: {server_message(exc)}") from exc
+            if not told:
+                log.warning("server.waiting", server=f"{kind} at {server}", seconds=within.total_seconds())
+            told = True
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+def redis_server(redis: ArqRedis) -> str:
+    where = redis.connection_pool.connection_kwargs
+    return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+
+
+async def require_ledger(database: Database) -> None:
+    async with database.sessions.begin() as session:
+        if "lowtide" in await migrate.pending(session):
+            raise NotMigrated("this database has no ledger of this version; run `lowtide migrate` first")
+
+
+@contextlib.contextmanager
+def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT end the open batches; the process then leaves by itself. A second signal does not wait."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():
+            raise SystemExit(128 + number)
+        log.info("worker.stopping", signal=number.name)
+        stopping.set()
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    for number in handled:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])

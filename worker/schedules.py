@@ -1,0 +1,69 @@
+"""Schedules: when a policy's purge is due by the clock. The ledger makes each fire time one run over all workers."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import structlog
+from cronsim import CronSim
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db import clock, runs
+from db.engine import Database
+from jobs.policies import Policy
+from jobs.run import isoformat
+from worker import wire
+
+log = structlog.get_logger()
+
+# A fire time that no worker saw is made up for within this time, and skipped after it: a purge that was meant for the
+# night should not start in the morning.
+LATEST = timedelta(hours=1)
+JOB = "purge-old-deleted"
+
+
+@dataclass(frozen=True)
+class FireTime:
+    policy: Policy
+    at: datetime
+
+    @property
+    def run_id(self) -> str:
+        return f"schedule:{self.policy.name}:{isoformat(self.at)}"
+
+
+def last_fire_time(policy: Policy, *, now: datetime) -> FireTime | None:
+    """The newest fire time at or before `now`, if it is not too late for it; in UTC."""
+    if policy.schedule is None:
+        return None
+    zone = ZoneInfo(policy.timezone)
+    newest = None
+    # From a moment before the horizon, forward: cronsim knows what daylight saving does to a local time.
+    for local in CronSim(policy.schedule, (now - LATEST).astimezone(zone)):
+        if local > now:
+            break
+        newest = FireTime(policy, local.astimezone(UTC))
+    return newest
+
+
+async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
+    """Write the runs that are due by the database's clock into the ledger; return the ids of the new ones."""
+    async with database.sessions.begin() as session:
+        now = await clock.now(session)
+        due = [found for policy in policies if (found := last_fire_time(policy, now=now)) is not None]
+        return [found.run_id for found in due if await _accept(session, found)]
+
+
+async def _accept(session: AsyncSession, found: FireTime) -> bool:
+    if await runs.glance(session, found.run_id) is not None:
+        return False
+    await runs.accept(
+        session,
+        job=JOB,
+        payload=wire.serialize({"policy": found.policy.name}).decode(),
+        run_id=found.run_id,
+        requested_by=f"schedule:{found.policy.name}",
+        scheduled_for=found.at,
+    )
+    log.info("schedule.fired", run=found.run_id)
+    return True

@@ -1,0 +1,90 @@
+"""Everything that the environment may say: the only place where it is read."""
+
+import getpass
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from db.engine import Address
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+class WrongSettings(Exception):
+    """The environment is missing something or holds something that can't be used; the message names each variable."""
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    Address.parse(value.get_secret_value())
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    if urlsplit(value.get_secret_value()).scheme not in REDIS_SCHEMES:
+        raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+    return value
+
+
+class Settings(BaseSettings):
+    """URLs are secret because they hold passwords: they never appear in a repr, a log or an error."""
+
+    model_config = SettingsConfigDict(env_prefix="LOWTIDE_", frozen=True, extra="ignore")
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)]
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)]
+    queue: str = Field(default="arq:queue", min_length=1, max_length=200)
+    policies: Path | None = None
+    parallel_runs: int = Field(default=4, ge=1, le=100)
+    lease: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(minutes=10))
+    slice: timedelta = Field(default=timedelta(seconds=60), ge=timedelta(milliseconds=100), le=timedelta(minutes=10))
+    tick: timedelta = Field(default=timedelta(seconds=5), ge=timedelta(milliseconds=100), le=timedelta(minutes=5))
+    shutdown: timedelta = Field(default=timedelta(seconds=4), ge=timedelta(0), le=timedelta(hours=1))
+
+    @field_validator("lease", "slice", "tick", "shutdown", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the environment holds
+        """A plain number is seconds, as people write it; pydantic's own ISO 8601 durations work too."""
+        try:
+            return timedelta(seconds=float(value))
+        except (TypeError, ValueError):
+            return value
+
+    @field_validator("policies")
+    @classmethod
+    def _no_file_yet(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            raise ValueError("policy files are not read by this version; unset it to use the built-in policy")
+        return value
+
+
+def load(**overrides: Any) -> Settings:  # noqa: ANN401 - the fields of Settings
+    """Raises WrongSettings, which names each variable and never its value."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        faults = exc.errors(include_url=False, include_context=False, include_input=False)
+        told = [f"LOWTIDE_{'_'.join(map(str, fault['loc'])).upper()}: {_said(fault['msg'])}" for fault in faults]
+        raise WrongSettings("; ".join(told)) from None
+
+
+def _said(message: str) -> str:
+    return "is not set" if message == "Field required" else message.removeprefix("Value error, ")
+
+
+def process_name() -> str:
+    """Which process holds a lease, for people: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def operator_name() -> str:
+    """Who sits at the terminal, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
