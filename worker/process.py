@@ -23,7 +23,7 @@ from jobs.life import Life
 from worker import doorbells, settings as environment
 from worker.dispatch import Dispatcher
 from worker.queue import POLL, QueueWorker
-from worker.settings import Settings
+from worker.settings import Settings, WrongSettings
 
 log = structlog.get_logger()
 
@@ -65,6 +65,9 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_redis(settings: Settings) -> ArqRedis:
+    """Raises WrongSettings when no Redis is named: only what talks to the queue needs one."""
+    if settings.redis_url is None:
+        raise WrongSettings("LOWTIDE_REDIS_URL: is not set")
     return doorbells.connect(settings.redis_url.get_secret_value(), queue=settings.queue)
 
 

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LOWTIDE_", frozen=True, extra="ignore")
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)]
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
     queue: str = Field(default="arq:queue", min_length=1, max_length=200)
     policies: Path | None = None
     parallel_runs: int = Field(default=4, ge=1, le=100)

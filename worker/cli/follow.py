@@ -1,0 +1,70 @@
+"""Watching a run from the terminal until it ends. Ctrl-C detaches; the run goes on."""
+
+import asyncio
+import time
+
+from db import runs
+from db.engine import Database
+from db.models import Run
+from worker.cli import output
+
+LOOK_EVERY_S = 0.2
+
+
+class NoSuchRun(Exception):
+    """The ledger has no run of this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f'there is no run "{run_id}"; `lowtide runs` lists the newest')
+
+
+class Detached(Exception):
+    """The operator has stopped watching."""
+
+
+async def follow(database: Database, run_id: str, *, appears_within_s: float = 0) -> Run:
+    """Show progress on stderr until the run has ended; return it. Raises NoSuchRun and Detached.
+
+    What was sent through the queue appears in the ledger when a worker has taken it.
+    """
+    try:
+        await _appear(database, run_id, within_s=appears_within_s)
+        with output.progress() as bars:
+            bar = bars.add_task(run_id, total=None, note="", visible=False)
+            begun = time.monotonic()
+            while True:
+                run = await read(database, run_id)
+                bars.update(
+                    bar,
+                    description=f"{run.job} {run.id}",
+                    completed=run.rows_done,
+                    total=run.rows_expected,
+                    note=run.wait_reason or run.state,
+                    visible=time.monotonic() - begun > 1,
+                )
+                if run.state in runs.FINISHED:
+                    return run
+                await asyncio.sleep(LOOK_EVERY_S)
+    except asyncio.CancelledError:
+        raise Detached(f"run {run_id} goes on without you; `lowtide show {run_id} --follow` watches it again") from None
+
+
+async def _appear(database: Database, run_id: str, *, within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            await read(database, run_id)
+        except NoSuchRun:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(LOOK_EVERY_S / 10)
+        else:
+            return
+
+
+async def read(database: Database, run_id: str) -> Run:
+    async with database.sessions.begin() as session:
+        run = await runs.get(session, run_id)
+    if run is None:
+        raise NoSuchRun(run_id)
+    return run

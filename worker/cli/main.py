@@ -1,0 +1,91 @@
+"""The command `lowtide`: its sub-commands, and what each kind of failure prints and exits with."""
+
+import asyncio
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from db.faults import Conflict, server_message
+from db.tasktables import MisfitTables
+from jobs.failures import is_passing
+from worker import telemetry
+from worker.cli import demo, dev, enqueue, migrate, output, runs, work
+from worker.cli.demo import WrongEndState
+from worker.cli.follow import Detached, NoSuchRun
+from worker.embedded import EmbeddedError
+from worker.process import NotMigrated, Unreachable
+from worker.settings import WrongSettings
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+# Typer brings its own copy of click, whose errors it does not export: BadParameter is the one that it does.
+UsageError = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    help="Keeps PostgreSQL data tidy without making waves: bulk create, mark, archive and purge in short batches.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (demo.demo, dev.dev, migrate.migrate, work.worker, enqueue.enqueue, runs.runs, runs.show):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.print_lines(f"lowtide {version('lowtide')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    telemetry.configure()
+
+
+def main() -> None:
+    """Run a command; every way out is one of the exit codes that the contract names."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+    except Exception as exc:
+        code = _exit_code(exc)
+        if code is None:
+            raise
+        _tell(exc)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    match error:
+        case Detached():
+            return INTERRUPTED
+        case Unreachable():
+            return UNREACHABLE
+        case WrongSettings() | UsageError():
+            return USAGE
+        case Conflict() | NotMigrated() | MisfitTables() | NoSuchRun() | EmbeddedError() | WrongEndState():
+            return FAILED
+    if is_passing(error):
+        return UNREACHABLE
+    return FAILED if isinstance(error, DBAPIError) else None
+
+
+def _tell(error: Exception) -> None:
+    """The message, and with --json on stdout too, where a program looks for it."""
+    said = error.format_message() if isinstance(error, UsageError) else server_message(error)
+    if "--json" in sys.argv:
+        output.print_json({"error": {"type": type(error).__name__, "message": said}})
+    else:
+        output.say(f"lowtide: {said}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What commands print: results on stdout, everything else on stderr, JSON where asked for."""
+
+import json
+import sys
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from db.models import Run
+from jobs.run import isoformat
+
+COLUMNS = (
+    "id",
+    "job",
+    "payload",
+    "requested_by",
+    "state",
+    "rows_done",
+    "rows_expected",
+    "batches",
+    "attempt",
+    "wait_reason",
+    "result",
+    "error",
+    "scheduled_for",
+    "not_before",
+    "created_at",
+    "started_at",
+    "heartbeat_at",
+    "finished_at",
+)
+COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "paused": "yellow", "cancelled": "yellow"}
+
+
+def results() -> Console:
+    """Made anew each time, so that it follows a redirected stdout."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def notes() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A sentence for people, on stderr. Nothing in it is read as markup."""
+    notes().print(message, markup=False)
+
+
+def print_lines(*lines: str) -> None:
+    """Results that programs read, as they are; visible at once, also in a pipe."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """Every public column, instants in ISO 8601."""
+    values = {name: getattr(run, name) for name in COLUMNS}
+    return {name: isoformat(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def print_runs(found: list[Run]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("RUN", "JOB", "STATE", "ROWS", "BATCHES", "CREATED", "TOOK", "NOTE"):
+        table.add_column(column, justify="right" if column in {"ROWS", "BATCHES", "TOOK"} else "left", no_wrap=True)
+    for run in found:
+        table.add_row(
+            _plain(run.id),
+            _plain(run.job),
+            f"[{COLOURS.get(run.state, 'default')}]{run.state}[/]",
+            f"{run.rows_done:,}",
+            f"{run.batches:,}",
+            "" if run.created_at is None else run.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            took(run),
+            _plain(note(run)[:80]),
+        )
+    # On a terminal rich cuts to its width; in a pipe nothing is cut.
+    console = results()
+    console.print(table, width=None if console.is_terminal else 300)
+
+
+def note(run: Run) -> str:
+    """The one thing worth knowing about a run in a list."""
+    if run.error is not None and run.state != "succeeded":
+        return f"{run.error.get('type')}: {run.error.get('message')}"
+    return run.wait_reason or ""
+
+
+def print_run(run: Run) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in run_as_json(run).items():
+        if value is not None:
+            table.add_row(name, _plain(_shown(value)))
+    results().print(table)
+
+
+def outcome(run: Run) -> str:
+    """One line that says how a run ended."""
+    if run.state == "succeeded":
+        return f"{run.job} {run.id} succeeded in {took(run) or '0 s'}: {_shown(run.result)}"
+    return f"{run.job} {run.id} {run.state}: {note(run) or 'no reason given'}"
+
+
+def took(run: Run) -> str:
+    if run.started_at is None:
+        return ""
+    end = run.finished_at or run.heartbeat_at or run.started_at
+    return duration(end - run.started_at)
+
+
+def duration(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def progress() -> Progress:
+    """A bar on stderr, for what takes longer than a second; nothing where stderr is no terminal."""
+    console = notes()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _shown(value: object) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 2000 else f"{shown[:2000]}… ({len(shown):,} characters; --json shows all)"
+
+
+def _plain(value: str) -> str:
+    """Neither markup nor control characters: ids and errors come from outside."""
+    printable = "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
+    return printable.replace("[", "\\[")

@@ -1,0 +1,49 @@
+"""What a command needs of the servers, opened and closed around it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from redis.exceptions import RedisError
+
+from db.engine import Database
+from worker import process, settings as environment
+from worker.doorbells import Doorbells
+from worker.settings import Settings, WrongSettings
+
+AT_ONCE = timedelta(0)
+
+
+@asynccontextmanager
+async def database(settings: Settings, *, ledger: bool = True) -> AsyncIterator[Database]:
+    """A database that answers now, with a ledger in it unless that does not matter yet.
+
+    Raises Unreachable or NotMigrated.
+    """
+    opened = process.open_database(settings)
+    try:
+        await process.reach_database(opened, within=AT_ONCE)
+        if ledger:
+            await process.require_ledger(opened)
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def ring(settings: Settings, run_id: str) -> str | None:
+    """Wake a worker; None when that worked, else why not. The run is in the ledger either way."""
+    try:
+        redis = process.open_redis(settings)
+    except WrongSettings as exc:
+        return str(exc)
+    try:
+        await Doorbells(redis, settings.queue).ring([run_id])
+    except (RedisError, OSError) as exc:
+        return f"Redis at {process.redis_server(redis)} can't be reached: {exc}"
+    finally:
+        await redis.aclose(close_connection_pool=True)
+    return None
+
+
+def load() -> Settings:
+    return environment.load()
