@@ -69,7 +69,7 @@ class Address:
         host = parts.netloc.rpartition("@")[2] or kept.get("host", "localhost")
         return cls(
             dsn=urlunsplit(parts._replace(query=urlencode(kept))),
-            connect_timeout_s=float(timeout or 0) or CONNECT_TIMEOUT_S, # libpq: 0 means no limit; a worker has one
+            connect_timeout_s=float(timeout or 0) or CONNECT_TIMEOUT_S,  # libpq: 0 means no limit; a worker has one
             ignored=tuple(sorted(options.keys() - kept.keys())),
             server=f"{host}/{parts.path.lstrip('/') or kept.get('dbname', '')}".rstrip("/"),
         )
@@ -118,7 +118,7 @@ async def open_connection(address: Address, *, application_name: str) -> asyncpg
     )
     settings = {**SESSION, "statement_timeout": f"{STATEMENT_TIMEOUT // timedelta(milliseconds=1)}ms"}
     await connection.execute("".join(f"SET {name} = '{value}';" for name, value in settings.items()))
-    try: # not on every platform of the server
+    try:  # not on every platform of the server
         await connection.execute("SET client_connection_check_interval = '500ms'")
     except asyncpg.InvalidParameterValueError:
         pass

@@ -159,9 +159,7 @@ async def enqueue(
     return enqueued
 
 
-async def reject(
-    session: AsyncSession, *, run_id: str, job: str, error: dict[str, Any], requested_by: str
-) -> None:
+async def reject(session: AsyncSession, *, run_id: str, job: str, error: dict[str, Any], requested_by: str) -> None:
     """Record a run that failed before it could be accepted. A run of this id that stands already is left alone."""
     values = {"id": run_id, "job": job, "error": json.dumps(error), "requested_by": requested_by}
     await session.execute(REJECT, values)

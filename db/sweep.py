@@ -77,7 +77,9 @@ def delete_blocks(
     limit = "" if most is None else " LIMIT ($1)[4]::bigint"
     locking = "" if skip_locked is None else " FOR UPDATE SKIP LOCKED"
     chosen = f"SELECT ctid FROM ONLY {target.relation} WHERE {here}{limit}{locking}"
-    left = f"SELECT jsonb_build_object({_literal(skip_locked or '')}, count(*)) FROM ONLY {target.relation} WHERE {here}"
+    left = (
+        f"SELECT jsonb_build_object({_literal(skip_locked or '')}, count(*)) FROM ONLY {target.relation} WHERE {here}"
+    )
     return Change(
         f"DELETE FROM ONLY {target.relation} WHERE ctid = ANY(ARRAY({chosen})) AND {eligible}",
         args=args,

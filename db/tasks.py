@@ -127,9 +127,7 @@ def archive_range(project_id: int, *, after: int, last: int) -> Change:
     return Change(ARCHIVE_RANGE, args=(str(project_id), str(after), str(last)))
 
 
-async def last_of_range(
-    connection: asyncpg.Connection, project_id: int, *, after: int, most: int
-) -> int | None:
+async def last_of_range(connection: asyncpg.Connection, project_id: int, *, after: int, most: int) -> int | None:
     """The id that ends a range of at most `most` tasks of the project above `after`; None when there are none."""
     last: int | None = await connection.fetchval(LAST_OF_RANGE, project_id, after, most)
     return last

@@ -85,9 +85,7 @@ class Life:
         """Claim the run if it is due, and work on it for one slice."""
         try:
             async with self.database.sessions.begin() as session:
-                claim = await runs.claim(
-                    session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker
-                )
+                claim = await runs.claim(session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker)
         except Exception as exc:
             if sqlstate(exc) != LOCKED:
                 raise

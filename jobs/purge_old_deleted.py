@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import asyncpg
 from pydantic import Field, Strict, model_validator
 
-from db import runs, sweep as statements
+from db import runs
+from db import sweep as statements
 from db.sweep import Target
 from jobs import pace as paces
 from jobs.failures import ApprovalNeeded, NotFound
@@ -127,9 +128,7 @@ class Budget:
         return self.rows_left(run) == 0 or (self.time is not None and run.running_for >= self.time)
 
 
-async def _purge(
-    run: Run, target: Target, cutoff: datetime, *, pace: paces.Pace, budget: Budget
-) -> dict[str, Any]:
+async def _purge(run: Run, target: Target, cutoff: datetime, *, pace: paces.Pace, budget: Budget) -> dict[str, Any]:
     """Pass after pass over the table until nothing is eligible. Later passes are for rows that moved or were locked."""
     reason = None
     while True:

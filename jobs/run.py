@@ -65,9 +65,7 @@ class Run:
     async def batch(self, connection: asyncpg.Connection, change: Change, *, cursor: dict[str, Any]) -> int:
         """Commit one window with the cursor behind it; return the rows that it changed."""
         begun = time.monotonic()
-        done = await batches.commit(
-            connection, self.claim, change, place=self._place, cursor=cursor, lease=self.lease
-        )
+        done = await batches.commit(connection, self.claim, change, place=self._place, cursor=cursor, lease=self.lease)
         self._place, self.cursor, self.renewed_at = done.place, cursor, time.monotonic()
         self.rows_done += done.changed
         self.batches += 1

@@ -20,7 +20,8 @@ from jobs import policies as known_policies
 from jobs.catalog import jobs
 from jobs.failures import is_passing
 from jobs.life import Life
-from worker import doorbells, settings as environment
+from worker import doorbells
+from worker import settings as environment
 from worker.dispatch import Dispatcher
 from worker.queue import POLL, QueueWorker
 from worker.settings import Settings, WrongSettings
@@ -91,9 +92,7 @@ async def work(settings: Settings, *, burst: bool = False) -> int:
 
 async def _consume(given: Servers, life: Life, settings: Settings, *, burst: bool) -> int:
     consumer = QueueWorker(life, given.redis, queue=given.queue, parallel_runs=settings.parallel_runs)
-    dispatcher = Dispatcher(
-        given.database, consumer.doorbells, jobs=list(life.jobs), policies=known_policies.DEFAULT
-    )
+    dispatcher = Dispatcher(given.database, consumer.doorbells, jobs=list(life.jobs), policies=known_policies.DEFAULT)
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals_set(life.stopping))
         ticking = asyncio.create_task(dispatcher.run(every=settings.tick))

@@ -127,7 +127,10 @@ class QueueWorker(Worker):
         elif message.kind not in {"string", "none"}:
             why, head = f"the payload's key is a {message.kind}, not a string", False
         elif message.size_bytes > wire.MOST_MESSAGE_BYTES:
-            why, head = f"the message has {message.size_bytes} bytes; a payload may have {wire.MOST_PAYLOAD_BYTES}", True
+            why, head = (
+                f"the message has {message.size_bytes} bytes; a payload may have {wire.MOST_PAYLOAD_BYTES}",
+                True,
+            )
         else:
             return True
         readable = head and message.kind == "string"
@@ -244,5 +247,3 @@ class QueueWorker(Worker):
         finally:
             keeping.cancel()
             await asyncio.wait([keeping])
-
-

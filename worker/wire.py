@@ -63,9 +63,12 @@ def reject(head: bytes, why: str) -> Rejection:
 
 def excerpt(raw: bytes) -> str:
     """The first 200 characters, escaped: safe in a log, a terminal and jsonb."""
-    return raw[: 4 * EXCERPT_CHARACTERS].decode("ascii", "backslashreplace").encode("unicode_escape").decode("ascii")[
-        :EXCERPT_CHARACTERS
-    ]
+    return (
+        raw[: 4 * EXCERPT_CHARACTERS]
+        .decode("ascii", "backslashreplace")
+        .encode("unicode_escape")
+        .decode("ascii")[:EXCERPT_CHARACTERS]
+    )
 
 
 def _parsed(raw: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -62,9 +62,7 @@ async def _demo(tasks: int) -> None:
             with _step("Others use the table: 100 point reads and updates a second"):
                 await asyncio.sleep(IDLE_S)
             idle_p99_s = bystander.percentile(0.99)
-            acts = [
-                await _play(database, redis, bystander, job, payload) for job, payload in _payloads(marked).items()
-            ]
+            acts = [await _play(database, redis, bystander, job, payload) for job, payload in _payloads(marked).items()]
         async with database.autocommit() as connection:
             after = await seed.evidence(connection, archived_project=ARCHIVED)
     _print_acts(acts, idle_p99_s)
@@ -113,9 +111,7 @@ def _payloads(marked: list[int]) -> dict[str, dict[str, Any]]:
     }
 
 
-async def _play(
-    database: Database, redis: ArqRedis, bystander: Bystander, job: str, payload: dict[str, Any]
-) -> Act:
+async def _play(database: Database, redis: ArqRedis, bystander: Bystander, job: str, payload: dict[str, Any]) -> Act:
     """Send the job as any service would, through the queue, and watch it in the ledger."""
     bystander.reset()
     await redis.enqueue_job(job, _job_id=f"demo-{job}", **payload)

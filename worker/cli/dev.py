@@ -28,7 +28,9 @@ async def _dev(folder: Path) -> int:
         await migrations.migrate(database.engine, with_tasks=True)
         await database.close()
         output.print_lines(f"LOWTIDE_DATABASE_URL={postgres.url}", f"LOWTIDE_REDIS_URL={valkey.url}")
-        output.say("Export these two lines in another shell to use them there. Ctrl-C stops everything; the data stays.")
+        output.say(
+            "Export these two lines in another shell to use them there. Ctrl-C stops everything; the data stays."
+        )
         settings = environment.load(database_url=postgres.url, redis_url=valkey.url)
         working = asyncio.create_task(process.work(settings))
         ends = [asyncio.create_task(server.exited.wait()) for server in (postgres, valkey)]

@@ -45,9 +45,7 @@ async def _enqueue(
     settings = session.load()
     async with session.database(settings) as database:
         async with database.sessions.begin() as opened:
-            accepted = await runs.enqueue(
-                opened, job=job, payload=payload, run_id=run_id, not_before=not_before
-            )
+            accepted = await runs.enqueue(opened, job=job, payload=payload, run_id=run_id, not_before=not_before)
         if not as_json:
             output.print_lines(accepted)
         if not_before is None or not_before <= datetime.now(UTC):

@@ -7,7 +7,8 @@ from datetime import timedelta
 from redis.exceptions import RedisError
 
 from db.engine import Database
-from worker import process, settings as environment
+from worker import process
+from worker import settings as environment
 from worker.doorbells import Doorbells
 from worker.settings import Settings, WrongSettings
 
