@@ -1,5 +1,6 @@
 """The one place where connections to PostgreSQL are made: the URL, the session's settings, engine and pools."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -118,8 +119,6 @@ async def open_connection(address: Address, *, application_name: str) -> asyncpg
     )
     settings = {**SESSION, "statement_timeout": f"{STATEMENT_TIMEOUT // timedelta(milliseconds=1)}ms"}
     await connection.execute("".join(f"SET {name} = '{value}';" for name, value in settings.items()))
-    try:  # not on every platform of the server
+    with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
         await connection.execute("SET client_connection_check_interval = '500ms'")
-    except asyncpg.InvalidParameterValueError:
-        pass
     return connection

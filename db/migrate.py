@@ -30,15 +30,17 @@ async def migrate(engine: AsyncEngine, *, with_tasks: bool) -> list[str]:
         await connection.execute(text("SET LOCAL lock_timeout = 0"))
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATORS_LOCK})
-        await connection.execute(text("CREATE SCHEMA IF NOT EXISTS lowtide"))
-        return await connection.run_sync(_upgrade, with_tasks)
+        # IF NOT EXISTS would ask for the right to create schemas even where this one is there.
+        if (await connection.execute(text("SELECT to_regnamespace('lowtide')"))).scalar_one() is None:
+            await connection.execute(text("CREATE SCHEMA lowtide"))
+        return await connection.run_sync(_upgrade, ("lowtide", "tasks") if with_tasks else ("lowtide",))
 
 
-def _upgrade(connection: Connection, with_tasks: bool) -> list[str]:
+def _upgrade(connection: Connection, branches: tuple[str, ...]) -> list[str]:
     config = _config()
     config.attributes["connection"] = connection
     before = _applied(connection)
-    for branch in ("lowtide", "tasks") if with_tasks else ("lowtide",):
+    for branch in branches:
         command.upgrade(config, f"{branch}@head")
     return sorted(_applied(connection) - before)
 

@@ -20,12 +20,12 @@ TASKS = """
     INSERT INTO public.task (title, description, status, status_before_delete, priority, project_id, created_by_id,
                              created_at, updated_at, deleted_at)
     SELECT 'Call back no. ' || n,
-           CASE WHEN n % $3 = 0 THEN 'As agreed on the phone: look into it, write down what was found, tell no. ' || n END,
+           CASE WHEN n % $3 = 0 THEN 'As agreed on the phone: look into it, write down what was found, tell ' || n END,
            CASE WHEN n % 2 = 0 THEN 'deleted' ELSE 'pending' END,
            CASE WHEN n % 2 = 0 THEN 'pending' END,
            (ARRAY['low', 'medium', 'high'])[1 + n % 3], 1 + (n / 2) % 20, 1 + (n / 2) % 2,
            created, created, CASE WHEN n % 2 = 0 THEN now() - make_interval(days => $2, secs => n % 1000) END
-    FROM generate_series(1, $1::bigint) n, LATERAL (SELECT now() - make_interval(days => 101 + n::int % 264)) c (created)
+    FROM generate_series(1, $1::bigint) n, LATERAL (SELECT now() - make_interval(days => 101 + n::int % 264)) c(created)
 """
 INDEXES = """
     SELECT indexname, indexdef FROM pg_indexes

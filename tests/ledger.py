@@ -16,7 +16,7 @@ async def accept(life: Life, job: str, run_id: str, /, **payload: Any) -> None:
 
 async def serve_to_the_end(life: Life, run_id: str) -> Ending:
     """Slice after slice, with the waits that a doorbell would make."""
-    while isinstance(ending := await life.serve(run_id), Again):
+    while isinstance(ending := await life.serve(run_id), Again):  # noqa: ASYNC110 - the ending says how long
         await asyncio.sleep(ending.after.total_seconds())
     return ending
 

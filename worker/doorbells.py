@@ -8,7 +8,7 @@ from typing import Any
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -51,7 +51,7 @@ class Message:
 class Doorbells:
     """The queue's keys. Every method is one round trip."""
 
-    def __init__(self, redis: "Redis[bytes]", queue: str) -> None:
+    def __init__(self, redis: ArqRedis, queue: str) -> None:
         self.redis = redis
         self.queue = queue
 

@@ -34,7 +34,7 @@ WAIT_FOR_POSTGRESQL = timedelta(seconds=1)
 BY_QUEUE = "queue"
 
 
-async def _never(_: dict[Any, Any]) -> None:
+async def _never(ctx: dict[Any, Any]) -> None:
     """arq asks for a function; ours are looked up in the ledger."""
 
 
@@ -137,7 +137,7 @@ class QueueWorker(Worker):
         await self._reject(run_id, wire.reject(await self.doorbells.head(run_id) if readable else b"", why))
         return False
 
-    async def run_job(self, job_id: str, score: int) -> None:
+    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002 - arq's signature
         """Serve one message. Whatever goes wrong concerns this message alone."""
         try:
             async with self._kept_in_progress(job_id):
@@ -146,7 +146,7 @@ class QueueWorker(Worker):
             log.warning("redis.away", run=job_id, error=str(exc))  # the ledger knows where the run stands
         except Exception as exc:
             if not is_passing(exc):
-                log.error("message.failed", run=job_id, exc_info=exc)
+                log.exception("message.failed", run=job_id)
             else:
                 log.warning("postgresql.away", run=job_id, error=server_message(exc))
             with contextlib.suppress(RedisError, OSError):

@@ -7,6 +7,7 @@ server ends by itself). When stdin ends, which it does however our parent dies, 
 that is to be removed is removed.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
@@ -33,8 +35,8 @@ class Server:
 
     def start(self) -> None:
         ours = os.getpid()
-        with open(self._log, "ab") as log:
-            self._child = subprocess.Popen(
+        with Path(self._log).open("ab") as log:
+            self._child = subprocess.Popen(  # noqa: S603 - the command is our starter's
                 self._command,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -74,10 +76,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def say(line: str) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError, ValueError):  # nobody listens: the end of stdin says what to do
         print(line, flush=True)  # noqa: T201 - this is how we answer
-    except (BrokenPipeError, ValueError):
-        pass  # nobody listens any more: the end of stdin says what to do
 
 
 def serve(commands: IO[str], server: Server) -> None:

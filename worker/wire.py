@@ -86,7 +86,7 @@ def _envelope(value: Any) -> Envelope:  # noqa: ANN401 - whatever JSON holds
     if not isinstance(value, dict):
         raise _Unfit("the message is not a JSON object")
     job = value.get("f")
-    if not is_name(job):
+    if not isinstance(job, str) or not is_name(job):
         raise _Unfit(f"f, the job's name, is not a string of 1 to {LONGEST_NAME} printable characters")
     if not _is_whole(value.get("t"), or_null=True):
         raise _Unfit("t, the try, is neither null nor a whole number")

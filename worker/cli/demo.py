@@ -1,4 +1,4 @@
-"""`lowtide demo`: the four jobs on a million rows, through a real queue, with somebody else using the table meanwhile."""
+"""`lowtide demo`: the four jobs on a million rows, through a real queue, while somebody else uses the table."""
 
 import asyncio
 import time

