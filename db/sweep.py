@@ -87,19 +87,17 @@ def delete_blocks(
     )
 
 
-async def heap(connection: asyncpg.Connection, target: Target) -> Heap | None:
-    """None when there is no such table."""
+async def heap(connection: asyncpg.Connection, target: Target) -> Heap:
+    """Raises the server's UndefinedTable where there is no such table."""
     row = await connection.fetchrow(
         """
         SELECT (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint AS blocks,
                pg_relation_filenode(c.oid)::bigint AS filenode, greatest(c.reltuples, 0)::bigint AS rows
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'
+        FROM pg_class c WHERE c.oid = $1::text::regclass
         """,
-        target.schema,
-        target.table,
+        target.relation,
     )
-    return None if row is None else Heap(row["blocks"], row["filenode"], row["rows"])
+    return Heap(row["blocks"], row["filenode"], row["rows"])
 
 
 async def any_left(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> bool:
@@ -123,8 +121,7 @@ async def census(connection: asyncpg.Connection, target: Target, *, cutoff: date
 
 async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> int | None:
     """The planner's estimate of the eligible rows; None where the table was never analyzed."""
-    heap_now = await heap(connection, target)
-    if heap_now is None or heap_now.rows == 0:
+    if (await heap(connection, target)).rows == 0:
         return None
     explained = await connection.fetchval(
         f"EXPLAIN (FORMAT JSON) SELECT 1 FROM ONLY {target.relation} WHERE {_eligible_for_index(target)}", cutoff

@@ -17,8 +17,14 @@ class Payload(BaseModel):
 
 
 def _storable(value: str) -> str:
+    """What PostgreSQL's text can hold. Most text is ASCII, and then only a NUL can be wrong."""
     if "\x00" in value:
         raise ValueError("holds a NUL character, which PostgreSQL can't store")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair, which is no character") from None
     return value
 
 

@@ -71,12 +71,13 @@ async def _all_or_none(session: AsyncSession, ids: list[int], *, actor: int) -> 
 
 
 def _refusal(refused: dict[str, Kind]) -> TasksRefused:
-    told = "; ".join(
-        f"{kind.total} {name} ({', '.join(map(str, kind.first_ids))}{', …' if kind.total > len(kind.first_ids) else ''})"
-        for name, kind in refused.items()
-    )
+    told = "; ".join(f"{kind.total} {name} ({_listed(kind)})" for name, kind in refused.items())
     detail = {name: {"total": kind.total, "ids": kind.first_ids} for name, kind in refused.items()}
     return TasksRefused(f'no task was changed: {told}. "on_invalid": "skip" completes the others', detail=detail)
+
+
+def _listed(kind: Kind) -> str:
+    return ", ".join(map(str, kind.first_ids)) + (", …" if kind.total > len(kind.first_ids) else "")
 
 
 async def _skipping(run: Run, payload: MarkCompleted, ids: list[int]) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class Chunks:
         self._ids = ids
         self._actor = actor
 
-    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:
+    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:  # noqa: ARG002 - Way's
         start = int(run.cursor.get("ids_done", 0))
         chunk = self._ids[start : start + size]
         if not chunk:

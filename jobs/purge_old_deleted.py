@@ -171,8 +171,6 @@ async def _new_pass(run: Run, target: Target, *, number: int) -> dict[str, Any]:
     """A cursor at the first block, with the table's end as it is now. It is committed with the pass's first batch."""
     async with run.database.autocommit() as connection:
         heap = await statements.heap(connection, target)
-    if heap is None:
-        raise NotFound(f"table {target.name} does not exist")
     return {"pass": number, "block": 0, "end": heap.blocks, "filenode": heap.filenode, "rows_before": run.rows_done}
 
 
@@ -190,7 +188,7 @@ class Blocks:
         self._cutoff = cutoff
         self._budget = budget
 
-    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:
+    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:  # noqa: ARG002 - Way's
         first, end = run.cursor["block"], run.cursor["end"]
         if first >= end or self._budget.spent(run):
             return None

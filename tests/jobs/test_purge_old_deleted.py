@@ -1,0 +1,248 @@
+"""purge-old-deleted: exactly the rows that were deleted before the cutoff, in short batches."""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from db import sweep
+from jobs.life import Again, Life
+from jobs.policies import OLD_DELETED_TASKS
+from tests import people
+from tests.ledger import accept, row, run, serve_to_the_end
+
+LEFT = "SELECT count(*) FROM task"
+OVERDUE = "SELECT count(*) FROM task WHERE deleted_at < now() - interval '90 days'"
+
+
+async def test_removes_what_was_deleted_before_the_cutoff_and_nothing_else(life: Life, sql: asyncpg.Connection) -> None:
+    """Older, equal, newer to the microsecond; NULL; the ends of time."""
+    await people.people(sql)
+    await accept(life, "purge-old-deleted", "edge")
+    cutoff = "(SELECT created_at - interval '90 days' FROM lowtide.run WHERE id = 'edge')"
+    for name, deleted_at in {
+        "older": f"{cutoff} - interval '1 microsecond'",
+        "equal": cutoff,
+        "newer": f"{cutoff} + interval '1 microsecond'",
+        "never": "NULL",
+        "beginning of time": "'-infinity'",
+        "before Christ": "'0044-03-15 BC'",
+        "end of time": "'infinity'",
+        "the year 20000": "'20000-01-01'",
+    }.items():
+        await sql.execute(
+            f"INSERT INTO task (title, project_id, created_by_id, deleted_at) VALUES ($1, 1, 1, {deleted_at})", name
+        )
+    await serve_to_the_end(life, "edge")
+
+    ended = await row(life, "edge")
+    assert ended.result is not None
+    assert ended.result["purged"] == 3
+    assert ended.result["remaining"] is False
+    left = [record["title"] for record in await sql.fetch("SELECT title FROM task ORDER BY id")]
+    assert left == ["equal", "newer", "never", "end of time", "the year 20000"]
+
+
+async def test_the_cutoff_is_that_of_the_runs_creation(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await accept(life, "purge-old-deleted", "frozen", days=100)
+    await sql.execute("UPDATE lowtide.run SET created_at = created_at - interval '3 days'")
+    await people.many(sql, 10, deleted_every=1, days_ago=102)
+
+    await serve_to_the_end(life, "frozen")
+
+    assert await sql.fetchval(LEFT) == 10
+    assert await sql.fetchval("SELECT cutoff = created_at - interval '100 days' FROM lowtide.run")
+
+
+async def test_works_in_batches_that_move_on_block_by_block(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+
+    ended = await run(life, "purge-old-deleted", pace="full")
+
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["passes"]) == (10_000, 1)
+    assert ended.rows_done == 10_000
+    assert ended.batches > 3
+    assert ended.rows_expected == pytest.approx(10_000, rel=0.1)
+    assert (await sql.fetchval(LEFT), await sql.fetchval(OVERDUE)) == (10_000, 0)
+
+
+async def test_a_second_run_changes_nothing(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=2)
+    await run(life, "purge-old-deleted", run_id="first")
+
+    ended = await run(life, "purge-old-deleted", run_id="second")
+
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["remaining"]) == (0, False)
+    assert await sql.fetchval(LEFT) == 50
+
+
+async def test_an_empty_table_is_purged_without_a_batch(life: Life) -> None:
+    ended = await run(life, "purge-old-deleted")
+    assert ended.state == "succeeded"
+    assert ended.batches == 0
+
+
+async def test_stopped_between_batches_it_goes_on_where_it_was(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+    await accept(life, "purge-old-deleted", "slices")
+    life.stopping.set()  # each slice is one batch
+    gone = []
+    for _ in range(3):
+        assert isinstance(await life.serve("slices"), Again)
+        gone.append(20_000 - await sql.fetchval(LEFT))
+        assert (await row(life, "slices")).rows_done == gone[-1]
+    life.stopping.clear()
+    await serve_to_the_end(life, "slices")
+
+    ended = await row(life, "slices")
+    assert 0 < gone[0] < gone[1] < gone[2] < 10_000
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.attempt) == (10_000, 1)
+    assert await sql.fetchval(OVERDUE) == 0
+
+
+async def test_a_dry_run_counts_and_changes_nothing(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=4)
+
+    ended = await run(life, "purge-old-deleted", dry_run=True)
+
+    assert ended.result is not None
+    assert (ended.result["dry_run"], ended.result["purged"], ended.result["eligible"]) == (True, 0, 25)
+    assert await sql.fetchval(LEFT) == 100
+
+
+async def test_max_rows_is_kept_to_the_row(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+
+    ended = await run(life, "purge-old-deleted", max_rows=123)
+
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["remaining"]) == (123, True)
+    assert "max_rows" in ended.result["reason"]
+    assert await sql.fetchval(LEFT) == 877
+
+
+async def test_fewer_days_than_the_policy_keeps_need_an_approval(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 10, deleted_every=1)
+
+    short = await run(life, "purge-old-deleted", run_id="short", days=89)
+    granted = await run(life, "purge-old-deleted", run_id="granted", days=89, approve="me")
+
+    assert short.error is not None
+    assert granted.error is not None
+    assert (short.error["type"], granted.error["type"]) == ("ApprovalNeeded", "NotFound")
+    assert await sql.fetchval(LEFT) == 10
+
+
+@pytest.mark.parametrize("asked", [{"table": "project"}, {"policy": "nope"}, {"table": "public.run"}])
+async def test_a_table_needs_a_policy(life: Life, asked: dict[str, str]) -> None:
+    ended = await run(life, "purge-old-deleted", **asked)
+    assert ended.error is not None
+    assert ended.error["type"] == "NotFound"
+    assert "old-deleted-tasks (public.task)" in ended.error["message"]
+
+
+@pytest.mark.parametrize("asked", [{"table": "task"}, {"table": "public.task"}, {"policy": "old-deleted-tasks"}])
+async def test_the_policy_is_found_by_its_name_and_by_its_table(
+    life: Life, sql: asyncpg.Connection, asked: dict[str, str]
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 10, deleted_every=1)
+    ended = await run(life, "purge-old-deleted", **asked)
+    assert ended.result is not None
+    assert ended.result["purged"] == 10
+
+
+async def test_rows_that_others_hold_are_left_counted_and_said(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM task WHERE id IN (2, 500, 1000) FOR UPDATE")
+        ended = await run(life, "purge-old-deleted")
+
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["remaining"]) == (497, True)
+    assert ended.result["skipped"] == {"locked": 3, "held": 0, "blocked": 0}
+    assert ended.result["reason"] == "3 rows are locked by others"
+    assert await sql.fetchval(OVERDUE) == 3
+
+
+async def test_a_row_that_is_restored_meanwhile_survives(life: Life, sql: asyncpg.Connection) -> None:
+    """Control: with the condition left out of the batch's statement the restored row is gone."""
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    await accept(life, "purge-old-deleted", "race")
+    restore = sql.transaction()
+    await restore.start()
+    await sql.execute("UPDATE task SET deleted_at = NULL WHERE id = 500")
+    life.stopping.set()
+    while isinstance(await life.serve("race"), Again):
+        if (await row(life, "race")).batches:
+            break
+    await restore.commit()
+    life.stopping.clear()
+    await serve_to_the_end(life, "race")
+
+    ended = await row(life, "race")
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["remaining"]) == (499, False)
+    assert await sql.fetchval("SELECT deleted_at IS NULL FROM task WHERE id = 500")
+
+
+async def test_a_trigger_that_swallows_deletes_does_not_make_it_loop(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=2)
+    await sql.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+        "CREATE TRIGGER swallow BEFORE DELETE ON task FOR EACH ROW EXECUTE FUNCTION swallow()"
+    )
+    ended = await run(life, "purge-old-deleted")
+
+    assert ended.state == "succeeded"
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["remaining"]) == (0, True)
+    assert "trigger" in ended.result["reason"]
+
+
+async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(life: Life, sql: asyncpg.Connection) -> None:
+    """Fresh, stale and missing statistics. Control: without IS TRUE the stale ones choose the index."""
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+    assert await _scan(life) == "Tid Range Scan"
+    await sql.execute("UPDATE task SET deleted_at = now() - interval '91 days' WHERE deleted_at IS NULL")
+    assert await _scan(life) == "Tid Range Scan"
+    await sql.execute("DELETE FROM pg_statistic WHERE starelid = 'task'::regclass")
+    await sql.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = 'task'::regclass")
+    assert await _scan(life) == "Tid Range Scan"
+
+
+async def _scan(life: Life) -> str:
+    """How the very statement of a window would read the table."""
+    change = sweep.delete_blocks(
+        OLD_DELETED_TASKS.target, first=0, last=100, cutoff=datetime.now(UTC) - timedelta(days=90), most=None
+    )
+    async with life.database.autocommit() as connection:
+        await connection.execute(f"PREPARE of_window (text[]) AS {change.statement}")
+        args = ", ".join(f"'{value}'" for value in change.args)
+        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE of_window (ARRAY[{args}])")
+        await connection.execute("DEALLOCATE of_window")
+    scan: str = explained[0]["Plan"]["Plans"][-1]["Node Type"]
+    return scan
+
+
+async def test_without_the_task_tables_the_run_says_what_to_do(life: Life, sql: asyncpg.Connection) -> None:
+    await sql.execute("DROP TABLE task, project, worker CASCADE")
+    purge = await run(life, "purge-old-deleted", run_id="purge")
+    mark = await run(life, "mark-completed", run_id="mark", task_ids=[1], requested_by=1)
+    for ended in (purge, mark):
+        assert ended.error is not None
+        assert "lowtide migrate --with-tasks" in ended.error["message"]
