@@ -142,7 +142,7 @@ class QueueWorker(Worker):
         try:
             async with self._kept_in_progress(job_id):
                 await self._serve(job_id)
-        except (RedisError, OSError) as exc:
+        except RedisError as exc:
             log.warning("redis.away", run=job_id, error=str(exc))  # the ledger knows where the run stands
         except Exception as exc:
             if not is_passing(exc):

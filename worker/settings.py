@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.engine import Address
 
+DEFAULT_POLICIES = Path("lowtide.toml")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
@@ -39,7 +40,7 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
     queue: str = Field(default="arq:queue", min_length=1, max_length=200)
-    policies: Path | None = None
+    policies: Path | None = Field(default=None, validate_default=True)
     parallel_runs: int = Field(default=4, ge=1, le=100)
     lease: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(minutes=10))
     slice: timedelta = Field(default=timedelta(seconds=60), ge=timedelta(milliseconds=100), le=timedelta(minutes=10))
@@ -58,8 +59,10 @@ class Settings(BaseSettings):
     @field_validator("policies")
     @classmethod
     def _no_file_yet(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            raise ValueError("policy files are not read by this version; unset it to use the built-in policy")
+        """A file that is there and not obeyed would be worse than none."""
+        file = value or (DEFAULT_POLICIES if DEFAULT_POLICIES.exists() else None)
+        if file is not None:
+            raise ValueError(f"{file} is not read by this version, which has the built-in policy alone; remove it")
         return value
 
 

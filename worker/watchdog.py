@@ -76,8 +76,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def say(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError, ValueError):  # nobody listens: the end of stdin says what to do
-        print(line, flush=True)  # noqa: T201 - this is how we answer
+    with contextlib.suppress(BrokenPipeError):  # nobody listens: the end of stdin says what to do
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())  # unbuffered: nothing is left to fail at our exit
 
 
 def serve(commands: IO[str], server: Server) -> None:

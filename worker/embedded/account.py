@@ -15,6 +15,8 @@ from pathlib import Path
 UNPRIVILEGED = "nobody"
 # sockaddr_un.sun_path: 108 bytes on Linux, 104 on macOS, with the final NUL; and the socket's own name.
 LONGEST_SOCKET_FOLDER = 80
+# What a shell does not leave alone between double quotes.
+SHELL_EXPANDS = set('"$`')
 
 
 class EmbeddedError(Exception):
@@ -75,6 +77,11 @@ def readable(source: Path, parts: tuple[str, ...], folder: Path, account: Accoun
     """`source`, or as root a copy of its parts inside `folder`, which is kept while it is of the same version."""
     if account.user_id is None:
         return source
+    if set(str(folder)) & SHELL_EXPANDS:
+        raise EmbeddedError(
+            f"{folder} can't be used as root: the servers' programs would lie in it, and initdb hands their path to a "
+            f"shell. Choose a folder without {' '.join(sorted(SHELL_EXPANDS))}"
+        )
     copy = folder / "binaries" / version
     if not copy.exists():
         shutil.rmtree(copy.parent, ignore_errors=True)

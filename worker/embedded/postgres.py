@@ -30,7 +30,7 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
 }
 # What a crash of the machine could lose does not matter in a folder that ends with us.
-THROWAWAY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+THROWAWAY = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres(Server):

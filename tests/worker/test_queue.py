@@ -1,0 +1,345 @@
+"""The queue worker on a real Valkey: good messages become runs, bad ones hurt nobody else."""
+
+import asyncio
+import json
+import pickle
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.connections import ArqRedis
+from arq.jobs import Job as ArqJob
+from arq.jobs import JobStatus
+
+from db import engine
+from jobs.catalog import jobs
+from jobs.life import Life
+from tests import people
+from tests.eventually import eventually
+from tests.ledger import accept
+from tests.worker.test_wire import UNREADABLE, Dangerous, message
+from worker import doorbells, wire
+from worker.dispatch import Dispatcher
+from worker.embedded import Valkey
+from worker.embedded.server import free_port
+from worker.queue import QueueWorker
+
+QUEUE = "arq:queue"
+NOW = 1_700_000_000_000
+
+
+async def put(redis: ArqRedis, name: str | bytes, raw: bytes, *, score: float = NOW) -> None:
+    """As a foreign client would: the two keys."""
+    key = name if isinstance(name, bytes) else name.encode()
+    await redis.set(b"arq:job:" + key, raw)
+    await redis.zadd(QUEUE, {key: score})
+
+
+async def drained(consumer: QueueWorker, redis: ArqRedis, *, within_s: float = 5) -> None:
+    """Poll until the queue is empty and nothing runs."""
+
+    async def empty() -> bool:
+        await consumer.poll()
+        return consumer.idle and await redis.zcard(QUEUE) == 0
+
+    await eventually(empty, within_s=within_s)
+
+
+async def the_next_job_runs_at_once(consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection) -> None:
+    await redis.enqueue_job("purge-old-deleted", _job_id="good", dry_run=True)
+    await drained(consumer, redis, within_s=2)
+    assert await sql.fetchval("SELECT state FROM lowtide.run WHERE id = 'good'") == "succeeded"
+    left = [key for key in await redis.keys("arq:*") if not key.startswith(b"arq:result:")]
+    assert [key for key in left if not key.endswith(b":health-check")] == []
+
+
+async def error_of(sql: asyncpg.Connection, run_id: str) -> dict[str, Any]:
+    row = await people.run_row(sql, run_id)
+    assert row is not None, "there is no such run"
+    assert row["state"] == "failed"
+    error: dict[str, Any] = json.loads(row["error"])
+    return error
+
+
+async def test_a_job_that_a_service_enqueues_runs_and_its_result_can_be_read_with_arq(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    tasks = await people.tasks(sql)
+
+    job = await redis.enqueue_job(
+        "mark-completed", task_ids=[tasks.open], requested_by=people.OWNER, _job_id="order-77"
+    )
+    assert job is not None
+    await drained(consumer, redis)
+
+    assert (await people.run_row(sql, "order-77"))["requested_by"] == "queue"
+    read = ArqJob("order-77", redis, _deserializer=json.loads)
+    assert await read.status() == JobStatus.complete
+    assert (await read.result(timeout=1))["completed"] == 1
+    assert sorted(await redis.keys("arq:[jir][^e]*")) == []
+
+
+async def test_a_deferred_job_does_not_start_early(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await redis.enqueue_job("purge-old-deleted", _job_id="later", _defer_by=0.5)
+    await consumer.poll()
+    assert consumer.idle
+    await drained(consumer, redis)
+    assert (await people.run_row(sql, "later"))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(("raw", "job"), UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_an_unreadable_message_fails_alone(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, raw: bytes, job: str | None
+) -> None:
+    await put(redis, "bad", raw)
+    await drained(consumer, redis)
+
+    if job is None:
+        assert await people.run_row(sql, "bad") is None
+        assert (consumer.removed, consumer.failed) == (1, 0)
+    else:
+        error = await error_of(sql, "bad")
+        assert error["type"] == "InvalidEnvelope"
+        assert len(error["detail"]["excerpt"]) <= 200
+        assert (await people.run_row(sql, "bad"))["job"] == job
+        assert (consumer.removed, consumer.failed) == (0, 1)
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+async def test_a_pickle_creates_no_file(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await put(redis, "pickle", pickle.dumps({"f": "purge-old-deleted", "k": Dangerous(tmp_path / "loot")}))
+    await drained(consumer, redis)
+
+    assert not (tmp_path / "loot").exists()
+    assert consumer.removed == 1
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"r" * 201, b"a\nb", b"a\x00b", b"", "a\u202eb".encode()])
+async def test_an_id_that_is_none_is_removed(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, name: bytes
+) -> None:
+    await put(redis, name, message(f="purge-old-deleted", k={}))
+    await drained(consumer, redis)
+
+    assert consumer.removed == 1
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 0
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize("score", [0.0, -1.0, float("-inf")])
+async def test_a_score_that_is_no_time_ends_as_a_failed_run(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, score: float
+) -> None:
+    """Control: stock arq skips a score of 0 for ever, and int() of an infinite one ends its worker."""
+    await put(redis, "strange", message(f="purge-old-deleted", k={}), score=score)
+    await drained(consumer, redis)
+
+    assert "score" in (await error_of(sql, "strange"))["message"]
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize("kind", ["list", "hash", "set"])
+async def test_a_payload_key_of_another_type_is_removed(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, kind: str
+) -> None:
+    await _of_type(redis, "arq:job:odd", kind)
+    await redis.zadd(QUEUE, {"odd": NOW})
+    await drained(consumer, redis)
+
+    assert consumer.removed == 1
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize("prefix", ["arq:retry:", "arq:result:"])
+async def test_arqs_other_keys_of_another_type_do_no_harm(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, prefix: str
+) -> None:
+    await _of_type(redis, f"{prefix}odd", "list")
+    await put(redis, "odd", message(f="purge-old-deleted", k={"dry_run": True}))
+    await drained(consumer, redis)
+
+    assert (await people.run_row(sql, "odd"))["state"] == "succeeded"
+
+
+async def test_a_message_without_a_payload_is_removed_or_is_a_doorbell(
+    consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await accept(life, "purge-old-deleted", "known", dry_run=True)
+    await redis.zadd(QUEUE, {"known": NOW, "unknown": NOW})
+    await drained(consumer, redis)
+
+    assert (await people.run_row(sql, "known"))["state"] == "succeeded"
+    assert await people.run_row(sql, "unknown") is None
+    assert consumer.removed == 1
+
+
+async def test_a_doorbell_for_a_run_that_is_lost_starts_nothing(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    """After a failover the ledger may lack what Redis rings for; {} would be a valid payload of a purge."""
+    await put(redis, "lost", wire.doorbell(NOW))
+    await drained(consumer, redis)
+    assert await people.run_row(sql, "lost") is None
+
+
+async def test_a_broken_message_for_a_run_that_exists_is_its_doorbell(
+    consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await accept(life, "purge-old-deleted", "known", dry_run=True)
+    await put(redis, "known", b"garbage", score=0)
+    await drained(consumer, redis)
+    assert (await people.run_row(sql, "known"))["state"] == "succeeded"
+
+
+async def test_a_payload_of_33_mib_fails_without_being_loaded(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(redis, "huge", message(f="create-batch", k={"x": "x" * (33 * 1024 * 1024)}))
+    monkeypatch.setattr(consumer.doorbells, "payload", None)
+    await drained(consumer, redis)
+    monkeypatch.undo()
+
+    error = await error_of(sql, "huge")
+    assert "a payload may have 33554432" in error["message"]
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize(("title", "told"), [("a\x00b", "NUL"), ("a\ud800b", "surrogate")])
+async def test_a_payload_that_jsonb_can_not_hold_names_the_field_and_keeps_an_excerpt(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, title: str, told: str
+) -> None:
+    await people.people(sql)
+    await redis.enqueue_job("create-batch", _job_id="unfit", project_id=1, created_by_id=2, tasks=[{"title": title}])
+    await drained(consumer, redis)
+
+    error = await error_of(sql, "unfit")
+    assert error["type"] == "InvalidPayload"
+    assert error["message"].startswith("tasks.0.title")
+    assert told in error["message"]
+    assert len(error["detail"]["excerpt"]) <= 200
+    assert (await people.run_row(sql, "unfit"))["payload"] is None
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+async def test_a_deep_payload_that_jsonb_can_not_hold_fails_alone(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await put(redis, "deep", message(f="purge-old-deleted").replace(b'{"x": 1}', b'{"x":' * 900 + b"1" + b"}" * 900))
+    await drained(consumer, redis)
+    assert (await error_of(sql, "deep"))["type"] == "InvalidPayload"
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+async def test_an_unknown_job_is_kept_for_a_worker_that_knows_it(
+    consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    known = life.jobs
+    life.jobs = {name: job for name, job in known.items() if name != "purge-old-deleted"}
+    await redis.enqueue_job("purge-old-deleted", _job_id="early", dry_run=True)
+    await drained(consumer, redis)
+    row = await people.run_row(sql, "early")
+    assert (row["state"], row["wait_reason"]) == ("queued", "no worker here knows job 'purge-old-deleted'")
+
+    life.jobs = known
+    await Dispatcher(life.database, consumer.doorbells, jobs=list(known), policies=()).tick()
+    await drained(consumer, redis)
+    assert (await people.run_row(sql, "early"))["state"] == "succeeded"
+
+
+async def test_the_same_id_twice_at_once_and_once_more_has_one_effect(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, database_url: str
+) -> None:
+    await people.people(sql)
+    other_database = engine.connect(database_url)
+    other_life = Life(other_database, jobs(), worker="other", lease=timedelta(seconds=2))
+    other = QueueWorker(other_life, redis, queue=QUEUE, parallel_runs=4)
+    payload = {"project_id": 1, "created_by_id": 2, "tasks": [{"title": "t"}] * 500}
+
+    async def deliver() -> None:
+        await put(redis, "same", message(f="create-batch", k=payload))
+        await redis.delete("arq:in-progress:same")  # so that both take it
+        await asyncio.gather(drained(consumer, redis), drained(other, redis))
+
+    await deliver()
+    await deliver()
+    await other_database.close()
+
+    assert await sql.fetchval("SELECT count(*) FROM task") == 500
+    assert (await people.run_row(sql, "same"))["rows_done"] == 500
+
+
+async def test_the_same_id_with_another_payload_changes_nothing(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    for count in (1, 5):
+        payload = {"project_id": 1, "created_by_id": 2, "tasks": [{"title": "t"}] * count}
+        await put(redis, "same", message(f="create-batch", k=payload))
+        await drained(consumer, redis)
+    assert await sql.fetchval("SELECT count(*) FROM task") == 1
+
+
+async def test_a_hundred_racing_enqueues_of_fifty_ids_run_each_once(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    sends = [
+        redis.enqueue_job(
+            "create-batch", _job_id=f"r{n % 50}", project_id=1, created_by_id=2, tasks=[{"title": str(n % 50)}]
+        )
+        for n in range(100)
+    ]
+    await asyncio.gather(*sends)
+    await drained(consumer, redis, within_s=20)
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run WHERE state = 'succeeded'") == 50
+    assert await sql.fetchval("SELECT count(*) FROM task") == 50
+
+
+async def test_with_postgresql_away_a_message_stays(redis: ArqRedis) -> None:
+    away = engine.connect(f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d")
+    consumer = QueueWorker(Life(away, jobs(), worker="w"), redis, queue=QUEUE, parallel_runs=4)
+    await redis.enqueue_job("purge-old-deleted", _job_id="patient")
+
+    await consumer.poll()
+    await eventually(lambda: consumer.idle)
+
+    assert await redis.zscore(QUEUE, "patient") > NOW
+    assert b'"f": "purge-old-deleted"' in await redis.get("arq:job:patient")
+    assert await redis.exists("arq:in-progress:patient") == 0
+
+
+async def test_with_redis_restarted_empty_nothing_that_was_accepted_is_lost(
+    life: Life, sql: asyncpg.Connection
+) -> None:
+    async with Valkey() as valkey:
+        redis = doorbells.connect(valkey.url, queue=QUEUE)
+        consumer = QueueWorker(life, redis, queue=QUEUE, parallel_runs=4)
+        dispatcher = Dispatcher(life.database, consumer.doorbells, jobs=list(life.jobs), policies=())
+        await accept(life, "purge-old-deleted", "accepted", dry_run=True)
+        await dispatcher.tick()
+        await valkey.stop(immediate=True)
+        await consumer.poll()  # does not raise
+        await valkey.start()
+        assert await redis.zcard(QUEUE) == 0
+
+        await dispatcher.tick()
+        await drained(consumer, redis)
+        await redis.aclose(close_connection_pool=True)
+    assert (await people.run_row(sql, "accepted"))["state"] == "succeeded"
+
+
+async def _of_type(redis: ArqRedis, key: str, kind: str) -> None:
+    if kind == "list":
+        await redis.rpush(key, "x")
+    elif kind == "hash":
+        await redis.hset(key, "x", "y")
+    else:
+        await redis.sadd(key, "x")
