@@ -32,12 +32,14 @@ COLUMNS = (
     "heartbeat_at",
     "finished_at",
 )
+WIDTH_OF_A_PIPE = 10_000
 COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "paused": "yellow", "cancelled": "yellow"}
 
 
 def results() -> Console:
-    """Made anew each time, so that it follows a redirected stdout."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    """Made anew each time, so that it follows a redirected stdout. In a pipe nothing is cut or wrapped."""
+    width = None if sys.stdout.isatty() else WIDTH_OF_A_PIPE
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
 
 
 def notes() -> Console:
@@ -80,9 +82,7 @@ def print_runs(found: list[Run]) -> None:
             took(run),
             _plain(note(run)[:80]),
         )
-    # On a terminal rich cuts to its width; in a pipe nothing is cut.
-    console = results()
-    console.print(table, width=None if console.is_terminal else 300)
+    results().print(table)
 
 
 def note(run: Run) -> str:

@@ -1,0 +1,42 @@
+"""The command as an operator runs it: a process of its own, with nothing but its settings."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Ours without any LOWTIDE_ variable, and the given ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOWTIDE_")}
+    return kept | {f"LOWTIDE_{name.upper()}": value for name, value in settings.items()}
+
+
+async def lowtide(*arguments: str, stdin: str = "", cwd: Path = ROOT, **settings: str) -> Done:
+    """Run it to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=cwd,
+        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
+    )
+    out, err = await process.communicate(stdin.encode())
+    return Done(process.returncode or 0, out.decode(), err.decode())
