@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet \
+	--no-annotate --custom-compile-command "make lock"
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,6 @@ chaos: $(INSTALLED) ## The fault suite
 bench: $(INSTALLED) ## Benchmarks, side by side in one run
 	$(BIN)/python -m benchmarks
 
-lock: $(INSTALLED) ## Renew requirements.lock (needs uv)
-	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras \
-		--upgrade --quiet --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+lock: $(INSTALLED) ## Renew both lock files (needs uv)
+	$(LOCK) --all-extras --upgrade pyproject.toml -o requirements.lock
+	$(LOCK) --extra build --constraint requirements.lock pyproject.toml -o requirements-worker.lock

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from db.faults import translated
-from db.runs import Claim
+from db.leases import Claim
 
 BATCH = """
 SELECT changed, counted::text, requested_action, pace, here::text

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from db import projects, runs, tasks
+from db import leases, projects, tasks
 from jobs.failures import NotAllowed, NotFound
 from jobs.fields import Id, Payload
 from jobs.pace import FULL
@@ -50,7 +50,7 @@ async def _close(run: Run, payload: ArchiveProject) -> None:
             )
         await projects.archive(session, payload.project_id)
         expected = await tasks.count_to_archive(session, payload.project_id)
-        await runs.advance(session, run.claim, cursor={"after": 0}, rows_expected=expected)
+        await leases.advance(session, run.claim, cursor={"after": 0}, rows_expected=expected)
     run.cursor = {"after": 0}
 
 

@@ -5,10 +5,9 @@ worker that dies here leaves a lease that ends, and the next claim goes on at th
 """
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,12 +15,13 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from db import runs
+from db import leases, runs
 from db.engine import Database
 from db.faults import RunFenced, server_message, sqlstate
 from jobs.catalog import Job
 from jobs.failures import LOCKED, Refused, SliceOver, TasksMissing, as_error, is_passing, missing_tables
 from jobs.fields import invalid
+from jobs.heartbeat import heartbeat
 from jobs.mark_completed import ChangedMeanwhile
 from jobs.run import Run
 
@@ -85,7 +85,7 @@ class Life:
         """Claim the run if it is due, and work on it for one slice."""
         try:
             async with self.database.sessions.begin() as session:
-                claim = await runs.claim(session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker)
+                claim = await leases.claim(session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker)
         except Exception as exc:
             if sqlstate(exc) != LOCKED:
                 raise
@@ -107,7 +107,7 @@ class Life:
                 return Parked()
             return Parked() if glance.state == "paused" else Again(max(glance.due_in, timedelta(0)))
 
-    async def _hold(self, claim: runs.Claim) -> Ending:
+    async def _hold(self, claim: leases.Claim) -> Ending:
         begun = time.monotonic()
         slice_ends = begun + self.slice_length.total_seconds()
         run = Run(
@@ -134,7 +134,7 @@ class Life:
 
     async def _work(self, run: Run) -> Ending:
         try:
-            async with self._heartbeat(run):
+            async with heartbeat(run):
                 result = await self._perform(run)
             if not run.finished:
                 async with run.transaction() as session:
@@ -173,7 +173,7 @@ class Life:
         if not isinstance(error, Refused):
             log.error("run.failed", run=run.id, job=run.claim.job, exc_info=error)
         async with self.database.sessions.begin() as session:
-            await runs.finish(session, run.claim, state="failed", error=as_error(error))
+            await leases.finish(session, run.claim, state="failed", error=as_error(error))
         return await self._finished(run)
 
     async def _put_back(
@@ -192,7 +192,7 @@ class Life:
         try:
             async with self.database.sessions.begin() as session:
                 told = None if error is None else as_error(error)
-                await runs.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
+                await leases.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
         except Exception as exc:
             if isinstance(exc, RunFenced) or not is_passing(exc):
                 raise
@@ -204,52 +204,6 @@ class Life:
         async with self.database.sessions.begin() as session:
             glance = await runs.glance(session, run.id)
         return Unknown() if glance is None else Finished(glance, here=True)
-
-    @contextlib.asynccontextmanager
-    async def _heartbeat(self, run: Run) -> AsyncIterator[None]:
-        """Renew the lease while the job works. When it has passed to another, the job is cancelled: RunFenced."""
-        working = asyncio.current_task()
-        fenced = False
-
-        async def beat() -> None:
-            nonlocal fenced
-            try:
-                await self._renew_until_fenced(run)
-            except RunFenced:
-                fenced = True
-                if working is not None:
-                    working.cancel()
-
-        beating = asyncio.create_task(beat())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not fenced:
-                raise
-            if working is not None:
-                working.uncancel()
-            raise RunFenced(run.id) from None
-        finally:
-            beating.cancel()
-            await asyncio.wait([beating])
-
-    async def _renew_until_fenced(self, run: Run) -> None:
-        interval = self.lease.total_seconds() / 3
-        while True:
-            await asyncio.sleep(max(run.renewed_at + interval - time.monotonic(), 0.01))
-            if run.finished or time.monotonic() < run.renewed_at + interval:
-                continue  # a batch has renewed it
-            try:
-                async with self.database.sessions.begin() as session:
-                    await runs.renew(session, run.claim, lease=self.lease)
-            except RunFenced:
-                if not run.finished:
-                    raise
-            except Exception as exc:
-                # Locked: by the job's own transaction, which keeps every other worker out as well.
-                if not is_passing(exc):
-                    raise
-            run.renewed_at = time.monotonic()
 
 
 def _jitter(longest_s: float) -> timedelta:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import asyncpg
 from pydantic import Field, Strict, model_validator
 
-from db import runs
+from db import leases
 from db import sweep as statements
 from db.sweep import Target
 from jobs import pace as paces
@@ -49,7 +49,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
     keep = _keep_for(payload, policy)
     pace = paces.BY_NAME[run.claim.pace or payload.pace or policy.pace.name]
     async with run.transaction() as session:
-        cutoff = await runs.freeze(
+        cutoff = await leases.freeze(
             session,
             run.claim,
             keep=keep,
@@ -98,7 +98,7 @@ async def _expect(run: Run, target: Target, cutoff: datetime) -> None:
     async with run.database.autocommit() as connection:
         expected = await statements.expected(connection, target, cutoff=cutoff)
     async with run.transaction() as session:
-        await runs.advance(session, run.claim, cursor={}, rows_expected=expected)
+        await leases.advance(session, run.claim, cursor={}, rows_expected=expected)
 
 
 async def _count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import batches, runs
+from db import batches, leases
 from db.batches import Change
 from db.engine import Database
 from jobs.failures import SliceOver
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Run:
     """Mirrors what is committed of the run: cursor and counters move only after the transaction that wrote them."""
 
-    claim: runs.Claim
+    claim: leases.Claim
     database: Database
     lease: timedelta
     turn_over: Callable[[], bool]
@@ -59,7 +59,7 @@ class Run:
         Raises RunFenced when somebody has already.
         """
         async with self.database.sessions.begin() as session:
-            await runs.hold(session, self.claim)
+            await leases.hold(session, self.claim)
             yield session
 
     async def batch(self, connection: asyncpg.Connection, change: Change, *, cursor: dict[str, Any]) -> int:
@@ -84,7 +84,7 @@ class Run:
         payload: str | None = None,
     ) -> None:
         """Finish in the transaction of the change. `payload`, as JSON, replaces the stored one: its lists are done."""
-        await runs.finish(
+        await leases.finish(
             session, self.claim, state="succeeded", result=result, rows=rows, batches=batches, payload=payload
         )
         self.finished = True

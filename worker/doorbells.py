@@ -17,6 +17,7 @@ from worker import wire
 
 # A doorbell lives as long as it may have to wait, and a day; the ledger rings again where one was lost.
 LIFETIME = timedelta(days=1)
+NO_EXPIRY = -1  # what PTTL says of a key without an end
 RESULT_LIFETIME = timedelta(hours=1)
 
 
@@ -46,6 +47,8 @@ class Message:
     score: float | None
     kind: str  # the type of the payload's key; "none" where there is none
     size_bytes: int
+    in_progress: bool  # somebody works on it
+    stuck: bool  # a mark of progress that has no end is not arq's
 
 
 class Doorbells:
@@ -95,6 +98,11 @@ class Doorbells:
     async def keep_in_progress(self, run_id: str, *, lease: timedelta) -> None:
         await self.redis.pexpire(in_progress_key_prefix + run_id, lease)
 
+    async def due(self, *, start: int, most: int) -> list[bytes]:
+        """Ids that are due now, the longest due first, from the `start`-th on."""
+        ids: list[bytes] = await self.redis.zrangebyscore(self.queue, "-inf", _now_ms(), start=start, num=most)
+        return ids
+
     async def look_at(self, ids: Sequence[bytes]) -> list[Message]:
         """What stands under these ids. No payload is fetched."""
         async with self.redis.pipeline(transaction=False) as pipe:
@@ -102,8 +110,13 @@ class Doorbells:
                 pipe.zscore(self.queue, name)
                 pipe.type(job_key_prefix.encode() + name)
                 pipe.strlen(job_key_prefix.encode() + name)
+                pipe.pttl(in_progress_key_prefix.encode() + name)
             answers = await pipe.execute(raise_on_error=False)
-        return [_message(*answers[n : n + 3]) for n in range(0, len(answers), 3)]
+        return [_message(*answers[n : n + 4]) for n in range(0, len(answers), 4)]
+
+    async def forget_progress(self, name: bytes) -> None:
+        """Drop a mark of progress that is not arq's."""
+        await self.redis.delete(in_progress_key_prefix.encode() + name)
 
     async def head(self, run_id: str) -> bytes:
         """The first bytes of a message that is too large to be read."""
@@ -128,11 +141,13 @@ def result_message(run_id: str, glance: Glance, *, queue: str) -> bytes:
     return wire.serialize(fields | {"s": succeeded, "r": said})
 
 
-def _message(score: object, kind: object, size: object) -> Message:
+def _message(score: object, kind: object, size: object, ends_in_ms: object) -> Message:
     return Message(
         score=score if isinstance(score, float) else None,
         kind=kind.decode() if isinstance(kind, bytes) else "unknown",
         size_bytes=size if isinstance(size, int) else 0,  # STRLEN of another type is an error
+        in_progress=isinstance(ends_in_ms, int) and ends_in_ms >= 0,
+        stuck=ends_in_ms == NO_EXPIRY,
     )
 
 

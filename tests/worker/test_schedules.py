@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from db.engine import Database
-from jobs.policies import OLD_DELETED_TASKS
+from jobs.policies import OLD_DELETED_TASKS, Policy
+from tests.eventually import eventually
 from worker import schedules
 from worker.schedules import last_fire_time
 
@@ -23,6 +24,7 @@ BERLIN = replace(OLD_DELETED_TASKS, name="berlin", timezone="Europe/Berlin")
         ("2026-11-24T02:30:00", "2026-11-24T02:30:00"),
         ("2026-11-24T02:30:01", "2026-11-24T02:30:00"),
         ("2026-11-24T03:29:59", "2026-11-24T02:30:00"),
+        ("2026-11-24T03:30:00", None),
         ("2026-11-24T03:30:01", None),
         ("2026-11-24T12:00:00", None),
     ],
@@ -39,10 +41,23 @@ def test_the_zone_is_the_policys() -> None:
     assert (summer.at, winter.at) == (_utc("2026-07-01T00:30:00"), _utc("2026-12-01T01:30:00"))
 
 
-def test_the_hour_that_daylight_saving_skips_or_repeats_makes_one_run() -> None:
-    """02:30 does not exist in Berlin on 2026-03-29, and exists twice on 2026-10-25."""
-    assert len(_fired_between("2026-03-28T22:00:00", "2026-03-29T10:00:00")) == 1
-    assert len(_fired_between("2026-10-24T22:00:00", "2026-10-25T10:00:00")) == 1
+def test_a_local_time_that_spring_skips_is_made_up_for_as_the_clock_jumps() -> None:
+    """02:30 does not exist in Berlin on 2026-03-29: at 01:00 UTC the clock goes from 02:00 to 03:00."""
+    assert _fired_between("2026-03-28T22:00:00", "2026-03-29T10:00:00") == {_utc("2026-03-29T01:00:00")}
+
+
+def test_a_local_time_that_autumn_repeats_makes_one_run_at_its_first_time() -> None:
+    """02:30 exists twice in Berlin on 2026-10-25: at 00:30 and at 01:30 UTC."""
+    assert _fired_between("2026-10-24T22:00:00", "2026-10-25T10:00:00") == {_utc("2026-10-25T00:30:00")}
+
+
+@pytest.mark.parametrize(("first", "runs"), [("2026-03-28T23:00:00", 23), ("2026-10-24T22:00:00", 25)])
+def test_an_hourly_schedule_follows_the_hours_that_pass(first: str, runs: int) -> None:
+    """The two days begin at midnight in Berlin and have 23 and 25 hours."""
+    hourly = replace(BERLIN, schedule="30 * * * *")
+    last = (_utc(first) + timedelta(hours=runs)).replace(tzinfo=None).isoformat()
+    found = {at for at in _fired_between(first, last, policy=hourly) if at > _utc(first)}
+    assert len(found) == runs
 
 
 def test_without_a_schedule_there_is_no_fire_time() -> None:
@@ -50,28 +65,72 @@ def test_without_a_schedule_there_is_no_fire_time() -> None:
     assert last_fire_time(policy, now=_utc("2026-11-24T02:30:00")) is None
 
 
-async def test_many_workers_make_one_run_of_a_fire_time(database: Database, sql: asyncpg.Connection) -> None:
-    always = replace(OLD_DELETED_TASKS, schedule="* * * * *")
-    fired = await asyncio.gather(*(schedules.fire(database, (always,)) for _ in range(10)))
-    assert sum(len(ids) > 0 for ids in fired) >= 1
+async def test_fire_returns_the_ids_of_new_runs_alone(database: Database, sql: asyncpg.Connection) -> None:
+    policy = await _due(sql)
+    assert [await schedules.fire(database, (policy,)) for _ in range(2)] == [
+        [await sql.fetchval("SELECT id FROM lowtide.run")],
+        [],
+    ]
 
-    rows = await sql.fetch("SELECT * FROM lowtide.run")
-    assert len(rows) <= 2, "two only when a minute has just begun"
-    at = rows[0]["scheduled_for"]
-    assert rows[0]["id"] == f"schedule:old-deleted-tasks:{at:%Y-%m-%dT%H:%M:%SZ}"
-    assert (rows[0]["job"], json.loads(rows[0]["payload"])) == ("purge-old-deleted", {"policy": "old-deleted-tasks"})
-    assert rows[0]["requested_by"] == "schedule:old-deleted-tasks"
+
+async def test_of_many_workers_one_says_that_it_fired(database: Database, sql: asyncpg.Connection) -> None:
+    """Each waits for the first one's commit, held back here until all have looked."""
+    policy = await _due(sql)
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE lowtide.run IN SHARE ROW EXCLUSIVE MODE")
+        racing = [asyncio.create_task(schedules.fire(database, (policy,))) for _ in range(4)]
+        await eventually(lambda: _waiting_for_a_lock(sql, 4), within_s=2)
+    fired = await asyncio.gather(*racing)
+    assert sorted(len(ids) for ids in fired) == [0, 0, 0, 1]
+
+
+async def test_a_fire_time_long_past_makes_no_run(database: Database, sql: asyncpg.Connection) -> None:
+    assert await schedules.fire(database, (await _due(sql, minutes_ago=90),)) == []
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 0
+
+
+async def test_many_workers_make_one_run_of_a_fire_time(database: Database, sql: asyncpg.Connection) -> None:
+    policy = await _due(sql)
+    fired = await asyncio.gather(*(schedules.fire(database, (policy,)) for _ in range(10)))
+
+    assert {run_id for ids in fired for run_id in ids} == {await sql.fetchval("SELECT id FROM lowtide.run")}
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 1
+
+
+async def test_a_scheduled_run_says_which_policy_which_time_and_who(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    policy = await _due(sql)
+    await schedules.fire(database, (policy,))
+
+    row = await sql.fetchrow("SELECT * FROM lowtide.run")
+    at = row["scheduled_for"]
+    assert f"{at:%M %H} * * *" == policy.schedule
+    assert row["id"] == f"schedule:old-deleted-tasks:{at:%Y-%m-%dT%H:%M:%SZ}"
+    assert (row["job"], json.loads(row["payload"])) == ("purge-old-deleted", {"policy": "old-deleted-tasks"})
+    assert (row["state"], row["requested_by"]) == ("queued", "schedule:old-deleted-tasks")
 
 
 def _utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def _fired_between(first: str, last: str) -> set[str]:
-    """The ids of all runs that a tick every minute would make."""
-    now, ids = _utc(first), set()
+def _fired_between(first: str, last: str, *, policy: Policy = BERLIN) -> set[datetime]:
+    """The fire times of all runs that a tick every minute would make."""
+    now, times = _utc(first), set()
     while now <= _utc(last):
-        if found := last_fire_time(BERLIN, now=now):
-            ids.add(found.run_id)
+        if found := last_fire_time(policy, now=now):
+            times.add(found.at)
         now += timedelta(minutes=1)
-    return ids
+    return times
+
+
+async def _due(sql: asyncpg.Connection, *, minutes_ago: int = 30) -> Policy:
+    """A policy with one fire time a day, far from the horizon's ends: no minute's turn changes what is due."""
+    at: datetime = await sql.fetchval("SELECT (now() - make_interval(mins => $1)) AT TIME ZONE 'UTC'", minutes_ago)
+    return replace(OLD_DELETED_TASKS, schedule=f"{at:%M %H} * * *")
+
+
+async def _waiting_for_a_lock(sql: asyncpg.Connection, count: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'lowtide.run'::regclass AND NOT granted"
+    return bool(await sql.fetchval(waiting) == count)

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from worker.settings import WrongSettings, load
 
@@ -30,6 +31,15 @@ def test_a_missing_variable_is_named() -> None:
         ("QUEUE", "", "at least 1 character"),
         ("PARALLEL_RUNS", "0", "greater than or equal to 1"),
         ("LEASE", "0.1", "greater than or equal to"),
+        ("PARALLEL_RUNS", "hunter2", "valid integer"),
+        ("LEASE", "hunter2", "valid timedelta"),
+        ("LEASE", "inf", ""),
+        ("LEASE", "1e30", ""),
+        ("TICK", "-1", "greater than or equal to"),
+        ("DATABASE_URL", "", "starts with postgresql://"),
+        ("DATABASE_URL", "postgresql://u:hunter2\uff0f@h/d", ""),  # NFKC makes a slash of it, which urllib refuses
+        ("REDIS_URL", "redis://u:hunter2\uff0f@h", ""),
+        ("REDIS_URL", "redis://:hunter2@h:port", ""),
         ("POLICIES", "lowtide.toml", "not read by this version"),
     ],
 )
@@ -43,6 +53,23 @@ def test_a_wrong_variable_is_named_and_its_value_not_shown(
     assert "hunter2" not in str(caught.value)
 
 
+def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWTIDE_QUEUE", "")
+    monkeypatch.setenv("LOWTIDE_PARALLEL_RUNS", "0")
+    with pytest.raises(WrongSettings) as caught:
+        load()
+    named = [fault.partition(":")[0] for fault in str(caught.value).split("; ")]
+    assert named == ["LOWTIDE_DATABASE_URL", "LOWTIDE_QUEUE", "LOWTIDE_PARALLEL_RUNS"]
+
+
+def test_a_policies_path_is_refused_whether_or_not_a_file_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOWTIDE_POLICIES", str(tmp_path / "nothing-here.toml"))
+    with pytest.raises(WrongSettings, match=r"^LOWTIDE_POLICIES: .*nothing-here.toml is not read"):
+        load(database_url=DATABASE)
+
+
 def test_a_policy_file_in_the_folder_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     load(database_url=DATABASE)
@@ -51,10 +78,29 @@ def test_a_policy_file_in_the_folder_is_not_passed_over(monkeypatch: pytest.Monk
         load(database_url=DATABASE)
 
 
-def test_lengths_of_time_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["lease", "slice", "tick", "shutdown"])
+def test_lengths_of_time_are_seconds(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("LOWTIDE_DATABASE_URL", DATABASE)
-    monkeypatch.setenv("LOWTIDE_LEASE", "2.5")
-    assert load().lease == timedelta(seconds=2.5)
+    monkeypatch.setenv(f"LOWTIDE_{name.upper()}", "2.5")
+    assert getattr(load(), name) == timedelta(seconds=2.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"), [("0.999", False), ("1", True), ("600", True), ("600.001", False), ("PT2S", True)]
+)
+def test_a_lease_is_between_a_second_and_ten_minutes(monkeypatch: pytest.MonkeyPatch, value: str, taken: bool) -> None:
+    monkeypatch.setenv("LOWTIDE_LEASE", value)
+    if taken:
+        load(database_url=DATABASE)
+    else:
+        with pytest.raises(WrongSettings, match=r"^LOWTIDE_LEASE: Input should be (less|greater) than or equal to"):
+            load(database_url=DATABASE)
+
+
+def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWTIDE_DATABASE_URL", DATABASE)
+    with pytest.raises(ValidationError, match="frozen"):
+        load().queue = "other"  # type: ignore[misc]
 
 
 def test_passwords_are_in_no_repr() -> None:

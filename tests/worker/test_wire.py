@@ -43,7 +43,8 @@ UNREADABLE: dict[str, tuple[bytes, str | None]] = {
     "f is too long": (message(f="j" * 201), None),
     "f has a control character": (message(f="a\nb"), None),
     "f is missing": (b'{"k": {}}', None),
-    "t is a string": (message(t="1"), None),
+    "t is a string": (message(t="1"), "mark-completed"),
+    "t is a list": (message(t=[]), "mark-completed"),
     "t is true": (message(t=True), "mark-completed"),
     "t is negative": (message(t=-1), "mark-completed"),
     "et is a string": (message(et="now"), "mark-completed"),
@@ -55,9 +56,15 @@ UNREADABLE: dict[str, tuple[bytes, str | None]] = {
     "et is far too late": (message(et=10**18), "mark-completed"),
     "a is not empty": (message(a=[1]), "mark-completed"),
     "a is null": (message(a=None), "mark-completed"),
+    "a is an object": (message(a={}), "mark-completed"),
     "k is a list": (message(k=[]), "mark-completed"),
     "k is null": (message(k=None), "mark-completed"),
     "k is missing": (b'{"f": "j"}', "j"),
+    "k is wrong and stands before f": (b'{"k": [], "f": "j"}', "j"),
+    "k holds a number beyond a double": (b'{"f": "j", "k": {"x": 1e400}}', "j"),
+    "f has an escape and k is wrong": (b'{"f": "caf\\u00e9", "k": 1}', "café"),
+    "f is half a surrogate pair": (message(f="a\ud800b"), None),
+    "f has a character that turns text around": (message(f="a\u202eb"), None),
     "too large": (message(k={"x": "x" * wire.MOST_MESSAGE_BYTES}), "mark-completed"),
 }
 
@@ -73,6 +80,38 @@ def test_what_can_not_be_read_is_a_rejection_with_the_job_where_one_is_named(raw
     assert found.excerpt.isascii()
     assert found.excerpt.isprintable()
     assert found.as_error()["type"] == "InvalidEnvelope"
+
+
+@pytest.mark.parametrize("cut", range(len(message())))
+def test_a_message_cut_anywhere_is_a_rejection(cut: int) -> None:
+    assert isinstance(decode(message()[:cut]), Rejection)
+
+
+def test_every_byte_in_place_of_every_other_is_read_without_an_error() -> None:
+    """Control: `json.loads` in place of `decode` raises."""
+    raw = message()
+    found = [decode(raw[:at] + bytes([byte]) + raw[at + 1 :]) for at in range(len(raw)) for byte in range(256)]
+    assert {type(one) for one in found} == {Envelope, Rejection}
+
+
+def test_an_excerpt_shows_the_first_bytes_and_nothing_that_a_terminal_obeys() -> None:
+    assert wire.excerpt(b'{"f": "\x1b[31m\xff\n\x00') == '{"f": "\\x1b[31m\\\\xff\\n\\x00'
+
+
+@pytest.mark.parametrize("raw", [b"x" * 201, b"\xff" * 1000, b"\x00" * 1000, b"\\" * 1000])
+def test_an_excerpt_has_at_most_200_characters(raw: bytes) -> None:
+    assert len(wire.excerpt(raw)) == 200
+
+
+@pytest.mark.parametrize(("length", "taken"), [(0, False), (1, True), (200, True), (201, False)])
+def test_a_name_has_1_to_200_characters(length: int, taken: bool) -> None:
+    assert wire.is_name("☂" * length) == taken
+
+
+@pytest.mark.parametrize(("more", "kind"), [(0, Envelope), (1, Rejection)])
+def test_a_message_may_be_as_large_as_a_payload_and_its_envelope(more: int, kind: type) -> None:
+    room = wire.MOST_MESSAGE_BYTES - len(message(k={"x": ""}))
+    assert type(decode(message(k={"x": "x" * (room + more)}))) is kind
 
 
 class Dangerous:

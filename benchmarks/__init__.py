@@ -1,0 +1,1 @@
+"""What lowtide's jobs cost against the same work done bare, measured side by side in one run."""

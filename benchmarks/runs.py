@@ -1,0 +1,32 @@
+"""A run of ours as it is measured: accepted beforehand, then served from its claim to its end."""
+
+import asyncio
+import json
+from typing import Any
+
+from db import runs
+from db.engine import Database
+from db.models import Run
+from jobs.catalog import jobs
+from jobs.life import Again, Life
+
+
+async def run(database: Database, job: str, **payload: Any) -> Run:
+    """Serve it in this process, slice after slice; return the ledger's row. Raises when it did not succeed."""
+    async with database.sessions.begin() as session:
+        await runs.accept(session, job=job, payload=json.dumps(payload), run_id="bench", requested_by="benchmark")
+    life = Life(database, jobs(), worker="benchmark")
+    while isinstance(ending := await life.serve("bench"), Again):  # noqa: ASYNC110 - the ending says how long
+        await asyncio.sleep(ending.after.total_seconds())
+    async with database.sessions.begin() as session:
+        finished = await runs.get(session, "bench")
+    if finished is None or finished.state != "succeeded":
+        raise RuntimeError(f"{job} did not succeed: {finished and finished.error}")
+    return finished
+
+
+def seconds(run: Run) -> float:
+    """From `started_at` to `finished_at`, by the database's clock: claim, validation and ledger included."""
+    if run.started_at is None or run.finished_at is None:
+        raise RuntimeError("the run has not ended")
+    return (run.finished_at - run.started_at).total_seconds()

@@ -1,0 +1,58 @@
+"""Where it happens: an embedded PostgreSQL, a seeded template, and a fresh clone of it for each measurement."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from db import engine, migrate, seed
+from db.engine import Database
+from worker.embedded import Postgres
+
+# Nothing but the contenders may work while they are measured; and a commit costs what it costs on a disk that is
+# not asked to flush: fsync is off on both sides, as the throwaway server of the tests has it.
+SETTINGS = {"autovacuum": "off", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    postgres: Postgres
+    template: str
+
+    @asynccontextmanager
+    async def clone(self) -> AsyncIterator[Database]:
+        """The seeded tables in a database of their own, flushed, gone afterwards."""
+        name = f"clone_{next(_numbers)}"
+        await _execute(self.postgres, f"CREATE DATABASE {name} TEMPLATE {self.template} STRATEGY FILE_COPY")
+        await _execute(self.postgres, "CHECKPOINT")
+        database = engine.connect(self.postgres.url_of(name))
+        try:
+            yield database
+        finally:
+            await database.close()
+            await _execute(self.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@asynccontextmanager
+async def stage(*, tasks: int) -> AsyncIterator[Stage]:
+    """A template with `tasks` tasks, half of them soft-deleted, with all indexes of the migration."""
+    async with Postgres(settings=SETTINGS) as postgres:
+        await _execute(postgres, "CREATE DATABASE seeded")
+        database = engine.connect(postgres.url_of("seeded"))
+        await migrate.migrate(database.engine, with_tasks=True)
+        async with database.autocommit() as connection:
+            await connection.execute("SET statement_timeout = 0")
+            await seed.fill(connection, tasks=tasks)
+        await database.close()
+        yield Stage(postgres, "seeded")
+
+
+async def _execute(postgres: Postgres, statement: str) -> None:
+    connection = await asyncpg.connect(postgres.url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
