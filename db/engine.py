@@ -59,7 +59,11 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Raises ValueError for what is not a PostgreSQL URL; the message never shows the password."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:  # its message would show the whole URL
+            raise ValueError("the host or the port of this URL can't be read") from None
         if parts.scheme not in {"postgresql", "postgres"}:
             raise ValueError("a database URL starts with postgresql://")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))

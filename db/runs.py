@@ -31,7 +31,8 @@ class Glance:
 
 
 ACCEPT = text("""
-    SELECT lowtide.accept(:job, CAST(:payload AS jsonb), :id, CAST(:not_before AS timestamptz), :wake, :requested_by,
+    SELECT is_new FROM lowtide.accept(
+        :job, CAST(:payload AS jsonb), :id, CAST(:not_before AS timestamptz), :wake, :requested_by,
                           CAST(:scheduled_for AS timestamptz))
 """)
 ENQUEUE = text("""
@@ -68,16 +69,16 @@ async def accept(
     requested_by: str,
     not_before: datetime | None = None,
     scheduled_for: datetime | None = None,
-) -> str:
-    """Write the run into the ledger unless it stands there already; return its id.
+) -> bool:
+    """Write the run into the ledger unless it stands there already; return whether it is new.
 
     Raises Conflict when it stands there with another job or payload, UnfitPayload when jsonb can't hold it.
     """
     values = {"job": job, "payload": payload, "id": run_id, "not_before": not_before, "wake": False}
     values |= {"requested_by": requested_by, "scheduled_for": scheduled_for}
     with accepting(run_id):
-        accepted: str = (await session.execute(ACCEPT, values)).scalar_one()
-    return accepted
+        is_new: bool = (await session.execute(ACCEPT, values)).scalar_one()
+    return is_new
 
 
 async def enqueue(

@@ -55,9 +55,7 @@ async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
 
 
 async def _accept(session: AsyncSession, found: FireTime) -> bool:
-    if await runs.glance(session, found.run_id) is not None:
-        return False
-    await runs.accept(
+    is_new = await runs.accept(
         session,
         job=JOB,
         payload=wire.serialize({"policy": found.policy.name}).decode(),
@@ -65,5 +63,6 @@ async def _accept(session: AsyncSession, found: FireTime) -> bool:
         requested_by=f"schedule:{found.policy.name}",
         scheduled_for=found.at,
     )
-    log.info("schedule.fired", run=found.run_id)
-    return True
+    if is_new:
+        log.info("schedule.fired", run=found.run_id)
+    return is_new

@@ -27,7 +27,12 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    if urlsplit(value.get_secret_value()).scheme not in REDIS_SCHEMES:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        _ = parts.port
+    except ValueError:  # its message would show the whole URL
+        raise ValueError("the host or the port of this URL can't be read") from None
+    if parts.scheme not in REDIS_SCHEMES:
         raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
     return value
 
@@ -53,7 +58,7 @@ class Settings(BaseSettings):
         """A plain number is seconds, as people write it; pydantic's own ISO 8601 durations work too."""
         try:
             return timedelta(seconds=float(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return value
 
     @field_validator("policies")

@@ -45,7 +45,11 @@ class Rejection:
 
 
 class _Unfit(Exception):
-    """What is wrong with an envelope, for its sender."""
+    """What is wrong with an envelope, for its sender; with the job's name where the JSON could be read."""
+
+    def __init__(self, why: str, *, job: str | None = None) -> None:
+        super().__init__(why)
+        self.job = job
 
 
 def decode(raw: bytes) -> Envelope | Rejection:
@@ -53,7 +57,7 @@ def decode(raw: bytes) -> Envelope | Rejection:
     try:
         return _envelope(_parsed(raw))
     except _Unfit as exc:
-        return reject(raw, str(exc))
+        return Rejection(job=exc.job or _name_in(raw), message=str(exc), excerpt=excerpt(raw))
 
 
 def reject(head: bytes, why: str) -> Rejection:
@@ -88,19 +92,22 @@ def _envelope(value: Any) -> Envelope:  # noqa: ANN401 - whatever JSON holds
     job = value.get("f")
     if not isinstance(job, str) or not is_name(job):
         raise _Unfit(f"f, the job's name, is not a string of 1 to {LONGEST_NAME} printable characters")
-    if not _is_whole(value.get("t"), or_null=True):
-        raise _Unfit("t, the try, is neither null nor a whole number")
-    if not _is_whole(value.get("et", 0), or_null=False):
-        raise _Unfit("et, the time of enqueueing, is not a whole number of milliseconds since 1970")
-    if value.get("a", []) != []:
-        raise _Unfit("a, the positional arguments, is not an empty list: the payload's fields go into k")
-    payload = value.get("k")
-    if not isinstance(payload, dict):
-        raise _Unfit("k, the payload, is not a JSON object")
+    if fault := _fault_beside_the_name(value):
+        raise _Unfit(fault, job=job)
     try:
-        return Envelope(job=job, payload=json.dumps(payload, allow_nan=False))
+        return Envelope(job=job, payload=json.dumps(value["k"], allow_nan=False))
     except (RecursionError, ValueError) as exc:
-        raise _Unfit(f"k, the payload, can't be written as JSON: {_short(exc)}") from None
+        raise _Unfit(f"k, the payload, can't be written as JSON: {_short(exc)}", job=job) from None
+
+
+def _fault_beside_the_name(value: dict[str, Any]) -> str | None:
+    if not _is_whole(value.get("t"), or_null=True):
+        return "t, the try, is neither null nor a whole number"
+    if not _is_whole(value.get("et", 0), or_null=False):
+        return "et, the time of enqueueing, is not a whole number of milliseconds since 1970"
+    if value.get("a", []) != []:
+        return "a, the positional arguments, is not an empty list: the payload's fields go into k"
+    return None if isinstance(value.get("k"), dict) else "k, the payload, is not a JSON object"
 
 
 def is_name(value: object) -> bool:

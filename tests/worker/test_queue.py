@@ -24,7 +24,7 @@ from worker import doorbells, wire
 from worker.dispatch import Dispatcher
 from worker.embedded import Valkey
 from worker.embedded.server import free_port
-from worker.queue import QueueWorker
+from worker.queue import PAGE, QueueWorker
 
 QUEUE = "arq:queue"
 NOW = 1_700_000_000_000
@@ -47,10 +47,12 @@ async def drained(consumer: QueueWorker, redis: ArqRedis, *, within_s: float = 5
     await eventually(empty, within_s=within_s)
 
 
-async def the_next_job_runs_at_once(consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection) -> None:
-    await redis.enqueue_job("purge-old-deleted", _job_id="good", dry_run=True)
+async def the_next_job_runs_at_once(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, *, run_id: str = "good"
+) -> None:
+    await redis.enqueue_job("purge-old-deleted", _job_id=run_id, dry_run=True)
     await drained(consumer, redis, within_s=2)
-    assert await sql.fetchval("SELECT state FROM lowtide.run WHERE id = 'good'") == "succeeded"
+    assert await sql.fetchval("SELECT state FROM lowtide.run WHERE id = $1", run_id) == "succeeded"
     left = [key for key in await redis.keys("arq:*") if not key.startswith(b"arq:result:")]
     assert [key for key in left if not key.endswith(b":health-check")] == []
 
@@ -116,23 +118,43 @@ async def test_a_deferred_job_does_not_start_early(
     assert (await people.run_row(sql, "later"))["state"] == "succeeded"
 
 
-@pytest.mark.parametrize(("raw", "job"), UNREADABLE.values(), ids=UNREADABLE.keys())
 async def test_an_unreadable_message_fails_alone(
-    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, raw: bytes, job: str | None
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, subtests: pytest.Subtests
 ) -> None:
-    await put(redis, "bad", raw)
-    await drained(consumer, redis)
+    for name, (raw, job) in UNREADABLE.items():
+        with subtests.test(name):
+            await redis.flushall()
+            removed, failed = consumer.removed, consumer.failed
+            await put(redis, name, raw)
+            await drained(consumer, redis)
 
+            ended = consumer.removed - removed, consumer.failed - failed
+            assert ended == ((1, 0) if job is None else (0, 1))
+            await _ended_as_rejected(sql, name, job)
+            await the_next_job_runs_at_once(consumer, redis, sql, run_id=f"after {name}")
+
+
+async def _ended_as_rejected(sql: asyncpg.Connection, run_id: str, job: str | None) -> None:
     if job is None:
-        assert await people.run_row(sql, "bad") is None
-        assert (consumer.removed, consumer.failed) == (1, 0)
-    else:
-        error = await error_of(sql, "bad")
-        assert error["type"] == "InvalidEnvelope"
-        assert len(error["detail"]["excerpt"]) <= 200
-        assert (await people.run_row(sql, "bad"))["job"] == job
-        assert (consumer.removed, consumer.failed) == (0, 1)
-    await the_next_job_runs_at_once(consumer, redis, sql)
+        assert await people.run_row(sql, run_id) is None
+        return
+    error = await error_of(sql, run_id)
+    assert error["type"] == "InvalidEnvelope"
+    assert len(error["detail"]["excerpt"]) <= 200
+    row = await people.run_row(sql, run_id)
+    assert (row["job"], row["payload"], row["requested_by"]) == (job, None, "queue")
+
+
+async def test_more_unreadable_messages_than_one_look_shows_all_end_and_the_good_one_after_them_runs(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    for n in range(PAGE + 1):
+        await put(redis, f"bad-{n}", b"garbage", score=NOW + n)
+    await redis.enqueue_job("purge-old-deleted", _job_id="good", dry_run=True)
+    await drained(consumer, redis, within_s=10)
+
+    assert consumer.removed == PAGE + 1
+    assert (await people.run_row(sql, "good"))["state"] == "succeeded"
 
 
 async def test_a_pickle_creates_no_file(

@@ -65,18 +65,18 @@ INDEXES = (
 ACCEPT = """
 CREATE FUNCTION lowtide.accept(
     job text, payload jsonb, id text, not_before timestamptz, wake boolean, requested_by text,
-    scheduled_for timestamptz DEFAULT NULL
-) RETURNS text
+    scheduled_for timestamptz DEFAULT NULL, OUT accepted text, OUT is_new boolean
+)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 #variable_conflict use_column
 DECLARE
-    accepted text := coalesce(accept.id, gen_random_uuid()::text);
     canonical text := accept.payload::text;
     digest bytea;
     standing record;
 BEGIN
+    accepted := coalesce(accept.id, gen_random_uuid()::text);
     IF accept.job IS NULL OR char_length(accept.job) NOT BETWEEN 1 AND 200 OR accept.job ~ '[[:cntrl:]]' THEN
         RAISE EXCEPTION 'a job name has 1 to 200 printable characters' USING ERRCODE = '22023';
     END IF;
@@ -97,18 +97,18 @@ BEGIN
         coalesce(accept.not_before, now())
     )
     ON CONFLICT (id) DO NOTHING;
-    IF FOUND THEN
+    is_new := FOUND;
+    IF is_new THEN
         IF accept.wake THEN
             PERFORM pg_notify('lowtide', '');
         END IF;
-        RETURN accepted;
+        RETURN;
     END IF;
     SELECT run.job, run.payload_sha256 INTO standing FROM lowtide.run WHERE run.id = accepted;
     IF standing.job IS DISTINCT FROM accept.job OR standing.payload_sha256 IS DISTINCT FROM digest THEN
         RAISE EXCEPTION 'Conflict: run "%" exists already, with another job or payload', accepted
             USING ERRCODE = 'LT409', HINT = 'The first one stands. Use another id for other work.';
     END IF;
-    RETURN accepted;
 END
 $function$
 """
@@ -123,7 +123,7 @@ LANGUAGE sql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    SELECT lowtide.accept(
+    SELECT accepted FROM lowtide.accept(
         enqueue.job, enqueue.payload, enqueue.id, enqueue.not_before, enqueue.wake,
         coalesce(
             'actor:' || coalesce(enqueue.payload ->> 'requested_by', enqueue.payload ->> 'created_by_id'),
