@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 
@@ -44,11 +43,15 @@ async def measure(stage: Stage, *, count: int, add_all_count: int, rounds: int) 
         given = new_tasks(add_all_count)
         async with database.sessions() as session:
             begun = time.perf_counter()
-            session.add_all([Task(project_id=PROJECT, created_by_id=ACTOR, **task) for task in given])
+            session.add_all([_model(task) for task in given])
             await session.commit()
             return add_all_count / (time.perf_counter() - begun)
 
     return await alternate(stage, {OURS: ours, COPY: copy, ADD_ALL: add_all}, rounds=rounds)
+
+
+def _model(task: dict[str, str]) -> Task:
+    return Task(title=task["title"], description=task["description"], project_id=PROJECT, created_by_id=ACTOR)
 
 
 async def _copy(connection: asyncpg.Connection, given: list[dict[str, str]]) -> None:
@@ -95,7 +98,3 @@ def _burst(database_url: str, redis_url: str) -> float:
     if exit_code != "0":
         raise RuntimeError("the worker's run failed")
     return int(kilobytes) / 1024
-
-
-def as_row(measured: Measured, name: str) -> list[Any]:
-    return [name, measured.median(name), measured.spread(name), measured.ratio(name, to=COPY)]

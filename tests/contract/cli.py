@@ -28,14 +28,14 @@ def environment(**settings: str) -> dict[str, str]:
     return kept | {f"LOWTIDE_{name.upper()}": value for name, value in settings.items()}
 
 
-async def lowtide(*arguments: str, stdin: str = "", cwd: Path = ROOT, **settings: str) -> Done:
+async def lowtide(*arguments: str, stdin: str = "", **settings: str) -> Done:
     """Run it to its end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
+        cwd=ROOT,
         env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
     )
     out, err = await process.communicate(stdin.encode())
