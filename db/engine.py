@@ -95,7 +95,12 @@ class Database:
         SQLAlchemy has sent no BEGIN on it, and must not: a lock would then outlive a client's round trip.
         """
         async with self.engine.connect() as connection:
-            yield (await connection.get_raw_connection()).driver_connection
+            driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+            try:
+                yield driver
+            finally:
+                if driver.is_closed():  # SQLAlchemy has not seen it end, and would hand it to the next
+                    await connection.invalidate()
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -109,7 +114,12 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "lowtide")
         return await open_connection(address, application_name=application_name)
 
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=session, pool_size=pool_size, max_overflow=2, pool_recycle=1800
+        "postgresql+asyncpg://",
+        async_creator=session,
+        pool_size=pool_size,
+        max_overflow=2,
+        pool_recycle=1800,
+        hide_parameters=True,  # they are payloads, and would stand in every error's message
     )
     return Database(engine=engine, sessions=async_sessionmaker(engine, expire_on_commit=False), address=address)
 

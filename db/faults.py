@@ -34,10 +34,12 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def server_message(error: BaseException) -> str:
-    """What the server said, without the statement and its parameters, which may hold what users keep private."""
+    """What the server said, in a line: without the statement, its parameters and the failing row, all of which may
+    hold what users keep private."""
     if isinstance(error, DBAPIError):
         return server_message(error.orig.__cause__ or error.orig) if error.orig else type(error).__name__
-    return str(error).strip() or type(error).__name__
+    told = str(error.args[0]) if isinstance(error, asyncpg.PostgresError) and error.args else str(error)
+    return told.strip() or type(error).__name__
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import asyncio
 import traceback
 from typing import Any
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -74,7 +75,9 @@ def is_passing(error: BaseException) -> bool:
         lost_connection = isinstance(error, DBAPIError) and (
             error.connection_invalidated or isinstance(error, InterfaceError)
         )
-        return lost_connection or isinstance(error, OSError | EOFError | PoolTimeout | asyncio.TimeoutError)
+        return lost_connection or isinstance(
+            error, OSError | EOFError | PoolTimeout | asyncio.TimeoutError | asyncpg.InterfaceError
+        )
     return code in PASSING or code.startswith("08") or (code == "0A000" and "cached plan" in server_message(error))
 
 
@@ -84,9 +87,9 @@ def as_error(error: BaseException) -> dict[str, Any]:
         detail = {} if error.detail is None else {"detail": error.detail}
         return {"type": type(error).__name__, "message": str(error)} | detail
     code = sqlstate(error)
-    told = server_message(error) if code is not None else str(error) or type(error).__name__
-    frames = "".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES, chain=False))
-    described = {"type": _name(error), "message": told, "traceback": frames}
+    # The frames alone: the last line of a traceback is the driver's whole message, with the failing row in it.
+    frames = "".join(traceback.format_tb(error.__traceback__)[-TRACEBACK_FRAMES:])
+    described = {"type": _name(error), "message": server_message(error), "traceback": frames}
     return described if code is None else described | {"sqlstate": code}
 
 

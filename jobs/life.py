@@ -171,7 +171,7 @@ class Life:
         if missing := missing_tables(error):
             error = TasksMissing(missing)
         if not isinstance(error, Refused):
-            log.error("run.failed", run=run.id, job=run.claim.job, exc_info=error)
+            log.error("run.failed", run=run.id, job=run.claim.job, **as_error(error))
         async with self.database.sessions.begin() as session:
             await leases.finish(session, run.claim, state="failed", error=as_error(error))
         return await self._finished(run)

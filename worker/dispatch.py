@@ -35,6 +35,7 @@ class Dispatcher:
     async def tick(self) -> int:
         """Fire schedules, then ring; return for how many runs it rang. Raises what the servers raise."""
         await schedules.fire(self._database, self._policies)
+        await self._doorbells.surface_the_never_due()
         due = await self._due()
         rung = await self._doorbells.ring(due) if due else 0
         if rung:

@@ -18,6 +18,8 @@ from worker import wire
 # A doorbell lives as long as it may have to wait, and a day; the ledger rings again where one was lost.
 LIFETIME = timedelta(days=1)
 NO_EXPIRY = -1  # what PTTL says of a key without an end
+LONGEST_PROGRESS_MS = 600_000  # the longest lease that the settings take
+MOST_SURFACED = 1000
 RESULT_LIFETIME = timedelta(hours=1)
 
 
@@ -48,7 +50,7 @@ class Message:
     kind: str  # the type of the payload's key; "none" where there is none
     size_bytes: int
     in_progress: bool  # somebody works on it
-    stuck: bool  # a mark of progress that has no end is not arq's
+    stuck: bool  # a mark of progress that has no end, or a far one, is not ours
 
 
 class Doorbells:
@@ -127,6 +129,22 @@ class Doorbells:
         raw: bytes | None = await self.redis.get(job_key_prefix + run_id)
         return raw
 
+    async def set_aside_what_is_no_queue(self) -> str | None:
+        """Rename the queue's key where it is no sorted set, and return its new name. Nothing is destroyed."""
+        if await self.redis.type(self.queue) in {b"zset", b"none"}:
+            return None
+        aside = f"{self.queue}:no-queue:{_now_ms()}"
+        await self.redis.rename(self.queue, aside)
+        return aside
+
+    async def surface_the_never_due(self) -> None:
+        """Score what is due after the year 9999 with 0, where the inbox meets and judges it."""
+        never: list[bytes] = await self.redis.zrangebyscore(
+            self.queue, f"({wire.LATEST_MS}", "+inf", start=0, num=MOST_SURFACED
+        )
+        if never:
+            await self.redis.zadd(self.queue, dict.fromkeys(never, 0), xx=True)
+
     async def any_due(self) -> bool:
         due: int = await self.redis.zcount(self.queue, "-inf", _now_ms())
         return due > 0
@@ -146,8 +164,8 @@ def _message(score: object, kind: object, size: object, ends_in_ms: object) -> M
         score=score if isinstance(score, float) else None,
         kind=kind.decode() if isinstance(kind, bytes) else "unknown",
         size_bytes=size if isinstance(size, int) else 0,  # STRLEN of another type is an error
-        in_progress=isinstance(ends_in_ms, int) and ends_in_ms >= 0,
-        stuck=ends_in_ms == NO_EXPIRY,
+        in_progress=isinstance(ends_in_ms, int) and 0 <= ends_in_ms <= LONGEST_PROGRESS_MS,
+        stuck=isinstance(ends_in_ms, int) and (ends_in_ms == NO_EXPIRY or ends_in_ms > LONGEST_PROGRESS_MS),
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 from arq.connections import ArqRedis
 from arq.worker import Worker
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from db.faults import server_message
-from jobs.failures import is_passing
+from jobs.failures import as_error, is_passing
 from jobs.life import Again, Finished, Life, Parked, Unknown
 from worker import wire
 from worker.doorbells import Doorbells, Message, result_message
@@ -69,14 +69,27 @@ class QueueWorker(Worker):
         """One look at the queue. Redis being away is waited for, however long that takes."""
         try:
             await self._poll_iteration()
-            if self._faults:
-                log.info("redis.back", faults=self._faults)
-            self._faults = 0
         except (RedisError, OSError) as exc:
+            if await self._set_aside(exc):
+                return
             if self._faults == 0:
                 log.warning("redis.away", error=str(exc))
             self._faults += 1
             await asyncio.sleep(min(LONGEST_WAIT_FOR_REDIS_S, 0.1 * 2 ** min(self._faults, 10)))
+        else:
+            if self._faults:
+                log.info("redis.back", faults=self._faults)
+            self._faults = 0
+
+    async def _set_aside(self, error: Exception) -> bool:
+        """Whether the queue's key was in the way, being no queue, and no longer is."""
+        if not isinstance(error, ResponseError):
+            return False
+        with contextlib.suppress(RedisError):
+            if aside := await self.doorbells.set_aside_what_is_no_queue():
+                log.error("queue.set_aside", queue=self.queue_name, now=aside)
+                return True
+        return False
 
     async def _poll_iteration(self) -> None:
         """arq's, but for looking past the ids that others work on: it would see the first hundred alone."""
@@ -131,7 +144,7 @@ class QueueWorker(Worker):
             if is_passing(exc):
                 log.warning("postgresql.away", error=server_message(exc))
             else:
-                log.exception("message.failed", id=wire.excerpt(name))
+                log.error("message.failed", id=wire.excerpt(name), **as_error(exc))  # noqa: TRY400 - as below
             await asyncio.sleep(WAIT_FOR_POSTGRESQL.total_seconds())
             return False
 
@@ -144,7 +157,7 @@ class QueueWorker(Worker):
             log.warning("redis.away", run=job_id, error=str(exc))  # the ledger knows where the run stands
         except Exception as exc:
             if not is_passing(exc):
-                log.exception("message.failed", run=job_id)
+                log.error("message.failed", run=job_id, **as_error(exc))  # noqa: TRY400 - as_error has the frames
             else:
                 log.warning("postgresql.away", run=job_id, error=server_message(exc))
             with contextlib.suppress(RedisError, OSError):

@@ -1,14 +1,15 @@
 """Runs one server for as long as the process that started us lives. Standard library only; started by path.
 
-Usage: watchdog.py FOLDER keep|remove USER_ID|- STOP_SIGNAL LOG COMMAND...
+Usage: watchdog.py FOLDER keep|remove USER_ID|- STOP_SIGNAL LOG
 
-Commands on stdin, a line each: `start`, `stop SIGNAL`. Answers on stdout: `started PID`, `exited CODE` (also when the
-server ends by itself). When stdin ends, which it does however our parent dies, the server is stopped and a folder
-that is to be removed is removed.
+Commands on stdin, a line each: `start ["COMMAND", …]` (JSON), `stop SIGNAL`. Answers on stdout: `started PID`,
+`exited CODE` (also when the server ends by itself). When stdin ends, which it does however our parent dies, the server
+is stopped and a folder that is to be removed is removed.
 """
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -25,19 +26,18 @@ STOP_WITHIN_S = 10.0
 class Server:
     """The one child. Reaped by a thread of its own, which says so."""
 
-    def __init__(self, command: list[str], folder: str, user_id: int | None, log: str) -> None:
-        self._command = command
+    def __init__(self, folder: str, user_id: int | None, log: str) -> None:
         self._folder = folder
         self._user_id = user_id
         self._log = log
         self._child: subprocess.Popen[bytes] | None = None
         self._reaper: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, command: list[str]) -> None:
         ours = os.getpid()
         with Path(self._log).open("ab") as log:
             self._child = subprocess.Popen(  # noqa: S603 - the command is our starter's
-                self._command,
+                command,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,18 +82,18 @@ def say(line: str) -> None:
 
 def serve(commands: IO[str], server: Server) -> None:
     for line in commands:
-        match line.split():
-            case ["start"]:
-                server.start()
+        match line.split(maxsplit=1):
+            case ["start", command]:
+                server.start(json.loads(command))
             case ["stop", name]:
-                server.stop(signal.Signals[name])
+                server.stop(signal.Signals[name.strip()])
 
 
 def main(arguments: list[str]) -> None:
-    folder, afterwards, user, stop_signal, log, *command = arguments
+    folder, afterwards, user, stop_signal, log = arguments
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # we end when our parent does, not before
-    server = Server(command, folder, None if user == "-" else int(user), log)
+    server = Server(folder, None if user == "-" else int(user), log)
     try:
         serve(sys.stdin, server)
     finally:

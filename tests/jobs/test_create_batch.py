@@ -89,7 +89,8 @@ async def test_a_failure_after_the_copy_leaves_no_row(
 
     assert ended.error is not None
     assert (ended.state, ended.error["type"]) == ("failed", "ArithmeticError")
-    assert "after the copy of 3 rows" in ended.error["traceback"]
+    assert ended.error["message"] == "after the copy of 3 rows"
+    assert "test_create_batch.py" in ended.error["traceback"]
     assert await sql.fetchval("SELECT count(*) FROM task") == 0
 
 
@@ -108,6 +109,21 @@ async def test_one_bad_row_undoes_all(life: Life, sql: asyncpg.Connection, monke
     assert ended.error is not None
     assert ended.error["sqlstate"] == "23514"
     assert await sql.fetchval("SELECT count(*) FROM task") == 0
+
+
+async def test_what_the_database_refuses_is_told_without_the_row(
+    life: Life, sql: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server's DETAIL quotes the failing row, and SQLAlchemy the parameters: both are the caller's own data."""
+    await people.people(sql)
+    await sql.execute("ALTER TABLE task ADD CONSTRAINT polite CHECK (title NOT LIKE '%hunter2%')")
+    ended = await run(life, "create-batch", **payload(tasks=[{"title": "hunter2"}]))
+
+    assert ended.error is not None
+    assert (ended.error["sqlstate"], ended.error["type"]) == ("23514", "CheckViolationError")
+    assert "polite" in ended.error["message"]
+    assert "hunter2" not in str(ended.error)
+    assert "hunter2" not in "".join(capsys.readouterr())
 
 
 async def test_a_run_that_is_served_twice_at_once_inserts_once(life: Life, sql: asyncpg.Connection) -> None:

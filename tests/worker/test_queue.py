@@ -192,6 +192,16 @@ async def test_a_score_that_is_no_time_ends_as_a_failed_run(
     await the_next_job_runs_at_once(consumer, redis, sql)
 
 
+@pytest.mark.parametrize("score", [float("inf"), 1e300])
+async def test_a_score_that_is_never_due_ends_as_a_failed_run_after_a_tick(
+    consumer: QueueWorker, life: Life, redis: ArqRedis, sql: asyncpg.Connection, score: float
+) -> None:
+    await put(redis, "never", message(f="purge-old-deleted", k={}), score=score)
+    await Dispatcher(life.database, consumer.doorbells, jobs=list(life.jobs), policies=()).tick()
+    await drained(consumer, redis)
+    assert "score" in (await error_of(sql, "never"))["message"]
+
+
 @pytest.mark.parametrize("kind", ["list", "hash", "set"])
 async def test_a_payload_key_of_another_type_is_removed(
     consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, kind: str

@@ -26,4 +26,4 @@ class Companion(Server):
         return [sys.executable, "-m", "worker", "worker"]
 
     async def answers(self) -> bool:
-        return "worker.started" in self.log.read_text(errors="replace")
+        return self.log.exists() and "worker.started" in self.log.read_text(errors="replace")

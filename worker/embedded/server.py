@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,8 +37,8 @@ class Server:
         self.exited = asyncio.Event()
         self._watchdog: asyncio.subprocess.Process | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._command: list[str] = []
         self._answers: asyncio.Queue[str] = asyncio.Queue()
-        self._stopping = False
 
     async def prepare(self) -> list[str]:
         """Make the folder ready, and return the server's command."""
@@ -61,22 +63,19 @@ class Server:
 
     async def start(self) -> None:
         """Start, and return when the server answers; again on the same port after a stop. Raises EmbeddedError."""
-        if self._watchdog is None:
-            await self._begin()
-        self._stopping = False
-        self.exited.clear()
-        await self._tell("start")
-        self.pid = int((await self._answer("started")).split()[1])
         try:
-            await asyncio.wait_for(self._until_it_answers(), START_WITHIN_S)
-        except (TimeoutError, EmbeddedError) as exc:
-            said = self._last_words()
+            if self._watchdog is None:
+                await self._begin()
+            self.exited.clear()
+            await self._tell(f"start {json.dumps(self._command)}")
+            self.pid = int((await self._answer("started")).split()[1])
+            await self._until_it_answers()
+        except BaseException:
             await self.close()
-            raise EmbeddedError(f"{self.kind} did not start in {self.folder}: {said}") from exc
+            raise
 
     async def stop(self, *, immediate: bool = False) -> None:
         """Stop, and keep the folder; `immediate` is what a crash would be."""
-        self._stopping = True
         if self._watchdog is None or self.exited.is_set():
             return
         await self._tell(f"stop {(self.immediate_stop if immediate else self.gentle_stop).name}")
@@ -84,7 +83,6 @@ class Server:
 
     async def close(self) -> None:
         """Stop for good; a temporary folder is gone when this returns."""
-        self._stopping = True
         process, self._watchdog = self._watchdog, None
         if process is None or process.stdin is None:
             return
@@ -99,18 +97,17 @@ class Server:
             if self._given is None
             else kept_folder(self._given, self.account)
         )
-        command = await self.prepare()
         user = "-" if self.account.user_id is None else str(self.account.user_id)
-        self.log.touch()
         self._watchdog = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", watchdog.__file__, str(self.folder)),
-            *("remove" if self.temporary else "keep", user, self.gentle_stop.name, str(self.log), *command),
+            *("remove" if self.temporary else "keep", user, self.gentle_stop.name, str(self.log)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self.environment,
             start_new_session=True,  # Ctrl-C at the terminal is ours alone
         )
         self._listener = asyncio.create_task(self._listen(self._watchdog))
+        self._command = await self.prepare()
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         if process.stdout is None:
@@ -135,9 +132,10 @@ class Server:
         return line
 
     async def _until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_WITHIN_S
         while not await self.answers():
-            if self.exited.is_set():
-                raise EmbeddedError("it ended at once")
+            if self.exited.is_set() or time.monotonic() > deadline:
+                raise EmbeddedError(f"{self.kind} did not start in {self.folder}: {self._last_words()}")
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _last_words(self) -> str:

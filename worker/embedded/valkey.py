@@ -60,6 +60,8 @@ class Valkey(Server):
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
             raise EmbeddedError(f"{self.folder} is in use by another Valkey; stop that one first") from None
 
     async def close(self) -> None:
