@@ -163,7 +163,7 @@ async def put_back(
     await _fenced(session, PUT_BACK, claim, **values)
 
 
-async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values: Any) -> None:  # noqa: ANN401
+async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values: Any) -> None:  # noqa: ANN401 - a statement, and its parameters
     outcome: Any = await session.execute(statement, _key(claim) | values)
     if outcome.rowcount != 1:
         raise RunFenced(claim.id)
