@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
 from db.faults import accepting
@@ -112,14 +113,27 @@ async def due(session: AsyncSession, *, jobs: Sequence[str], most: int) -> list[
     return list((await session.execute(DUE, {"jobs": list(jobs), "most": most})).scalars())
 
 
+# A payload can have 32 MiB: what only wants to know how a run stands does without it.
+WITHOUT_PAYLOAD = defer(Run.payload, raiseload=True)  # type: ignore[arg-type]  # SQLModel types a column as its value
+
+
 async def get(session: AsyncSession, run_id: str) -> Run | None:
     return await session.get(Run, run_id, populate_existing=True)
 
 
-async def newest(session: AsyncSession, *, state: str | None, job: str | None, most: int) -> list[Run]:
+async def standing(session: AsyncSession, run_id: str) -> Run | None:
+    """The run without its payload."""
+    return await session.get(Run, run_id, populate_existing=True, options=[WITHOUT_PAYLOAD])
+
+
+async def newest(
+    session: AsyncSession, *, state: str | None, job: str | None, most: int, with_payload: bool
+) -> list[Run]:
     statement = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(most)
     if state is not None:
         statement = statement.where(Run.state == state)
     if job is not None:
         statement = statement.where(Run.job == job)
+    if not with_payload:
+        statement = statement.options(WITHOUT_PAYLOAD)
     return list((await session.execute(statement)).scalars())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
@@ -15,6 +16,12 @@ from redis.backoff import ExponentialBackoff
 from db.runs import Glance
 from worker import wire
 
+# By the URL's scheme. Unless told to, redis-py takes any name in a server's certificate.
+TRANSPORT: dict[str, dict[str, Any]] = {
+    "redis": {"socket_keepalive": True},
+    "rediss": {"socket_keepalive": True, "ssl_check_hostname": True},
+    "unix": {},
+}
 # A doorbell lives as long as it may have to wait, and a day; the ledger rings again where one was lost.
 LIFETIME = timedelta(days=1)
 NO_EXPIRY = -1  # what PTTL says of a key without an end
@@ -37,7 +44,7 @@ def connect(url: str, *, queue: str, most_connections: int = 20) -> ArqRedis:
         socket_timeout=5,
         socket_connect_timeout=3,
         health_check_interval=30,
-        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
+        **TRANSPORT[urlsplit(url).scheme],
     )
     return ArqRedis(pool, job_serializer=wire.serialize, default_queue_name=queue)
 

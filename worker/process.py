@@ -119,10 +119,8 @@ async def _more_to_do(consumer: QueueWorker, dispatcher: Dispatcher) -> bool:
 
 async def reach(given: Servers, *, within: timedelta) -> None:
     """Wait until both servers answer; Unreachable names the one that does not."""
-    await asyncio.gather(
-        reach_database(given.database, within=within),
-        _answers("Redis", redis_server(given.redis), given.redis.ping, within=within),
-    )
+    await reach_database(given.database, within=within)
+    await _answers("Redis", redis_server(given.redis), given.redis.ping, within=within)
 
 
 async def reach_database(database: Database, *, within: timedelta) -> None:

@@ -85,7 +85,7 @@ async def _demo(tasks: int) -> None:
 async def _stage(tasks: int) -> AsyncIterator[tuple[Database, ArqRedis]]:
     """Servers in temporary folders, a seeded table and a worker process; all gone at the end."""
     async with Postgres() as postgres, Valkey() as valkey:
-        output.say(f"✓ PostgreSQL and Valkey run from their wheels, in {postgres.folder} and {valkey.folder}")
+        output.say("✓ PostgreSQL and Valkey run from their wheels, in temporary folders")
         database = engine.connect(postgres.url)
         redis = doorbells.connect(valkey.url, queue=QUEUE)
         try:
@@ -116,7 +116,9 @@ async def _play(database: Database, redis: ArqRedis, bystander: Bystander, job: 
     bystander.reset()
     await redis.enqueue_job(job, _job_id=f"demo-{job}", **payload)
     run = await follow(database, f"demo-{job}", appears_within_s=10)
-    output.say(f"✓ {output.outcome(run)}" if run.state == "succeeded" else f"✗ {output.outcome(run)}")
+    if run.state != "succeeded":
+        raise WrongEndState(output.outcome(run))
+    output.say(f"✓ {job}: {run.rows_done:,} rows in {run.batches:,} transactions, {output.took(run)}")
     return Act(run, bystander.percentile(0.99))
 
 

@@ -33,7 +33,7 @@ async def follow(database: Database, run_id: str, *, appears_within_s: float = 0
             bar = bars.add_task(run_id, total=None, note="", visible=False)
             begun = time.monotonic()
             while True:
-                run = await read(database, run_id)
+                run = await _standing(database, run_id)
                 bars.update(
                     bar,
                     description=f"{run.job} {run.id}",
@@ -43,7 +43,7 @@ async def follow(database: Database, run_id: str, *, appears_within_s: float = 0
                     visible=time.monotonic() - begun > 1,
                 )
                 if run.state in runs.FINISHED:
-                    return run
+                    return await read(database, run_id)
                 await asyncio.sleep(LOOK_EVERY_S)
     except asyncio.CancelledError:
         raise Detached(f"run {run_id} goes on without you; `lowtide show {run_id} --follow` watches it again") from None
@@ -53,7 +53,7 @@ async def _appear(database: Database, run_id: str, *, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while True:
         try:
-            await read(database, run_id)
+            await _standing(database, run_id)
         except NoSuchRun:
             if time.monotonic() >= deadline:
                 raise
@@ -62,7 +62,16 @@ async def _appear(database: Database, run_id: str, *, within_s: float) -> None:
             return
 
 
+async def _standing(database: Database, run_id: str) -> Run:
+    async with database.sessions.begin() as session:
+        run = await runs.standing(session, run_id)
+    if run is None:
+        raise NoSuchRun(run_id)
+    return run
+
+
 async def read(database: Database, run_id: str) -> Run:
+    """The run with its payload. Raises NoSuchRun."""
     async with database.sessions.begin() as session:
         run = await runs.get(session, run_id)
     if run is None:

@@ -30,7 +30,7 @@ def runs(
 
     async def listed() -> None:
         async with session.database(session.load()) as database, database.sessions.begin() as opened:
-            found = await ledger.newest(opened, state=state, job=job, most=limit)
+            found = await ledger.newest(opened, state=state, job=job, most=limit, with_payload=as_json)
         if as_json:
             output.print_json([output.run_as_json(run) for run in found])
         elif found:
