@@ -30,13 +30,21 @@ def environment(**settings: str) -> dict[str, str]:
 
 async def lowtide(*arguments: str, stdin: str = "", **settings: str) -> Done:
     """Run it to its end."""
+    return await _run(arguments, stdin=stdin, given=environment(**settings))
+
+
+async def lowtide_with_temporary_files_in(folder: Path, *arguments: str) -> Done:
+    return await _run(arguments, stdin="", given=environment() | {"TMPDIR": str(folder)})
+
+
+async def _run(arguments: tuple[str, ...], *, stdin: str, given: dict[str, str]) -> Done:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
+        env=given | {"PYTHONPATH": str(ROOT)},
     )
     out, err = await process.communicate(stdin.encode())
     return Done(process.returncode or 0, out.decode(), err.decode())

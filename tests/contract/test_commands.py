@@ -14,6 +14,7 @@ from arq.connections import ArqRedis
 from tests import people
 from tests.contract.cli import Done, environment, lowtide
 from tests.eventually import eventually
+from tests.folders import passable
 from worker.embedded import Companion, Valkey
 from worker.embedded.server import free_port
 
@@ -278,10 +279,7 @@ async def test_a_worker_whose_redis_can_not_be_reached_names_it(database_url: st
 
 
 async def test_dev_brings_everything_up_and_ctrl_c_takes_it_down(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("dev")
-    for part in (folder, *folder.parents):
-        if part.name.startswith(("pytest-", "dev")):
-            part.chmod(0o711)
+    folder = passable(tmp_path_factory)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", "dev", "--folder", str(folder / "kept")),
         stdout=asyncio.subprocess.PIPE,

