@@ -25,11 +25,32 @@ FULL = Pace("full", target_s=0.010, share=1.0)
 BY_NAME: dict[str, Pace] = {pace.name: pace for pace in (GENTLE, FULL)}
 
 
-def resized(size: int, *, took_s: float, target_s: float, smallest: int, largest: int) -> int:
-    """The next window's size, in units of the window (blocks, ids).
+# How much of a new measurement enters the average, and how far above the average one may be counted. A checkpoint or
+# a busy core makes single batches ten times as long; followed at once, they would leave windows of a few rows.
+WEIGHT = 0.25
+MOST_ABOVE = 3.0
 
-    Proportional to how far the last batch was from its target, half of the way at a time, so that one slow batch does
-    not end in a tiny window; at most doubled in a step.
+
+class Sizer:
+    """The next window's size, in units of the way (blocks, ids), from what the last ones have cost.
+
+    An exponentially weighted average of seconds per unit, with outliers bounded; the size grows at most twofold a step.
     """
-    fitting = size * target_s / max(took_s, 1e-6)
-    return max(smallest, min(largest, 2 * size, round((size + fitting) / 2)))
+
+    def __init__(self, *, target_s: float, first: int, smallest: int, largest: int) -> None:
+        self._target_s = target_s
+        self._smallest = smallest
+        self._largest = largest
+        self._unit_s: float | None = None
+        self.size = first
+
+    def took(self, seconds: float) -> None:
+        """Learn from a batch of the current size."""
+        sample_s = max(seconds, 1e-6) / self.size
+        if self._unit_s is None:
+            self._unit_s = sample_s
+        else:
+            bounded_s = min(sample_s, MOST_ABOVE * self._unit_s)
+            self._unit_s += WEIGHT * (bounded_s - self._unit_s)
+        fitting = round(self._target_s / self._unit_s)
+        self.size = max(self._smallest, min(self._largest, 2 * self.size, fitting))

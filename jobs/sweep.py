@@ -13,7 +13,7 @@ import asyncpg
 from db.batches import Change
 from db.faults import sqlstate
 from jobs.failures import LOCKED
-from jobs.pace import Pace, resized
+from jobs.pace import Pace, Sizer
 from jobs.run import Run
 
 
@@ -39,13 +39,13 @@ class Way(Protocol):
 
 async def sweep(run: Run, way: Way, *, pace: Pace) -> None:
     """Walk from the run's cursor to the end. Raises SliceOver between two batches when the run's turn has ended."""
-    size = way.first
+    sizer = Sizer(target_s=pace.target_s, first=way.first, smallest=way.smallest, largest=way.largest)
     async with run.database.autocommit() as connection:
-        while (window := await way.window(connection, run, size)) is not None:
+        while (window := await way.window(connection, run, sizer.size)) is not None:
             begun = time.monotonic()
             await _commit(run, connection, window)
             took = time.monotonic() - begun
-            size = resized(size, took_s=took, target_s=pace.target_s, smallest=way.smallest, largest=way.largest)
+            sizer.took(took)
             await run.rest(pace.rest_s(took))
 
 
