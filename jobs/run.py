@@ -87,6 +87,8 @@ class Run:
         await leases.finish(
             session, self.claim, state="succeeded", result=result, rows=rows, batches=batches, payload=payload
         )
+        self.rows_done += rows
+        self.batches += batches
         self.finished = True
 
     async def rest(self, seconds: float) -> None:

@@ -153,6 +153,10 @@ class QueueWorker(Worker):
         try:
             async with self._kept_in_progress(job_id):
                 await self._serve(job_id)
+        except asyncio.CancelledError:  # shutting down: let another worker have it at once
+            with contextlib.suppress(RedisError, OSError):
+                await asyncio.shield(self.doorbells.postpone(job_id, after=timedelta(0)))
+            raise
         except RedisError as exc:
             log.warning("redis.away", run=job_id, error=str(exc))  # the ledger knows where the run stands
         except Exception as exc:

@@ -28,6 +28,7 @@ from worker.queue import PAGE, QueueWorker
 
 QUEUE = "arq:queue"
 NOW = 1_700_000_000_000
+SMALL_BATCH: dict[str, Any] = {"project_id": 1, "created_by_id": 2, "tasks": [{"title": "t"}]}
 
 
 async def put(redis: ArqRedis, name: str | bytes, raw: bytes, *, score: float = NOW) -> None:
@@ -503,3 +504,25 @@ async def _run_at_once(consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Conn
         return row is not None and row["state"] == "succeeded"
 
     await eventually(ended, within_s=2)
+
+
+async def test_a_run_that_is_cancelled_at_shutdown_is_free_for_the_next_worker_at_once(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    """Held in its transaction longer than the shutdown lasts."""
+    await people.people(sql)
+    await sql.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'; "
+        "CREATE TRIGGER dawdle AFTER INSERT ON task EXECUTE FUNCTION dawdle()"
+    )
+    await put(redis, "slow", message(f="create-batch", k=SMALL_BATCH))
+    await consumer.poll()
+    await eventually(lambda: sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+
+    await consumer.drain(within=timedelta(0))
+
+    assert await redis.exists("arq:in-progress:slow") == 0
+    assert b'"f": "create-batch"' in await redis.get("arq:job:slow")
+    row = await people.run_row(sql, "slow")
+    assert (row["state"], row["attempt"]) == ("queued", 1)
+    assert await sql.fetchval("SELECT count(*) FROM task") == 0
