@@ -139,7 +139,7 @@ def _print_acts(acts: list[Act], idle_p99_s: float) -> None:
             f"{act.others_p99_s * 1000:.1f} ms",
         )
     output.print_lines("")
-    output.results().print(table)
+    output.print_table(table)
     output.print_lines("")
 
 

@@ -32,14 +32,13 @@ COLUMNS = (
     "heartbeat_at",
     "finished_at",
 )
-WIDTH_OF_A_PIPE = 10_000
+UNLIMITED = 10_000
 COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "paused": "yellow", "cancelled": "yellow"}
 
 
 def results() -> Console:
-    """Made anew each time, so that it follows a redirected stdout. In a pipe nothing is cut or wrapped."""
-    width = None if sys.stdout.isatty() else WIDTH_OF_A_PIPE
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
+    """Made anew each time, so that it follows a redirected stdout. Nothing is cut: a terminal wraps by itself."""
+    return Console(file=sys.stdout, highlight=False, width=UNLIMITED)
 
 
 def notes() -> Console:
@@ -49,6 +48,14 @@ def notes() -> Console:
 def say(message: str) -> None:
     """A sentence for people, on stderr. Nothing in it is read as markup."""
     notes().print(message, markup=False)
+
+
+def print_table(table: Table) -> None:
+    """Without the spaces that would pad the last column."""
+    console = results()
+    with console.capture() as captured:
+        console.print(table)
+    print_lines(*(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_lines(*lines: str) -> None:
@@ -80,15 +87,15 @@ def print_runs(found: list[Run]) -> None:
             f"{run.batches:,}",
             "" if run.created_at is None else run.created_at.strftime("%Y-%m-%d %H:%M:%S"),
             took(run),
-            _plain(note(run)[:80]),
+            _plain(note(run)),
         )
-    results().print(table)
+    print_table(table)
 
 
 def note(run: Run) -> str:
-    """The one thing worth knowing about a run in a list."""
+    """The one thing worth knowing about a run, in a line."""
     if run.error is not None and run.state != "succeeded":
-        return f"{run.error.get('type')}: {run.error.get('message')}"
+        return " ".join(f"{run.error.get('type')}: {run.error.get('message')}".split())
     return run.wait_reason or ""
 
 
@@ -99,7 +106,7 @@ def print_run(run: Run) -> None:
     for name, value in run_as_json(run).items():
         if value is not None:
             table.add_row(name, _plain(_shown(value)))
-    results().print(table)
+    print_table(table)
 
 
 def outcome(run: Run) -> str:
