@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from cronsim import CronSim
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import clock, runs
 from db.engine import Database
+from db.faults import Conflict
 from jobs.policies import Policy
 from jobs.run import isoformat
 from worker import wire
@@ -50,19 +50,24 @@ async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
     """Write the runs that are due by the database's clock into the ledger; return the ids of the new ones."""
     async with database.sessions.begin() as session:
         now = await clock.now(session)
-        due = [found for policy in policies if (found := last_fire_time(policy, now=now)) is not None]
-        return [found.run_id for found in due if await _accept(session, found)]
+    due = [found for policy in policies if (found := last_fire_time(policy, now=now)) is not None]
+    return [found.run_id for found in due if await _accept(database, found)]
 
 
-async def _accept(session: AsyncSession, found: FireTime) -> bool:
-    is_new = await runs.accept(
-        session,
-        job=JOB,
-        payload=wire.serialize({"policy": found.policy.name}).decode(),
-        run_id=found.run_id,
-        requested_by=f"schedule:{found.policy.name}",
-        scheduled_for=found.at,
-    )
+async def _accept(database: Database, found: FireTime) -> bool:
+    """In a transaction of its own, so that one policy never stops another."""
+    try:
+        async with database.sessions.begin() as session:
+            is_new = await runs.accept(
+                session,
+                job=JOB,
+                payload=wire.serialize({"policy": found.policy.name}).decode(),
+                run_id=found.run_id,
+                requested_by=f"schedule:{found.policy.name}",
+                scheduled_for=found.at,
+            )
+    except Conflict:
+        return False  # somebody has taken the id for other work; the first stands
     if is_new:
         log.info("schedule.fired", run=found.run_id)
     return is_new

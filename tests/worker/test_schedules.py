@@ -111,6 +111,18 @@ async def test_a_scheduled_run_says_which_policy_which_time_and_who(
     assert (row["state"], row["requested_by"]) == ("queued", "schedule:old-deleted-tasks")
 
 
+async def test_an_id_that_somebody_took_for_other_work_stops_no_worker(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    hourly = replace(OLD_DELETED_TASKS, schedule="0 * * * *")
+    found = last_fire_time(hourly, now=await sql.fetchval("SELECT clock_timestamp()"))
+    assert found is not None
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{\"days\": 91}', $1)", found.run_id)
+
+    assert await schedules.fire(database, (hourly,)) == []
+    assert await sql.fetchval("SELECT payload ->> 'days' FROM lowtide.run") == "91"
+
+
 def _utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 

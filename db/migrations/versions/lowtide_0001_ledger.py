@@ -126,7 +126,7 @@ AS $function$
     SELECT accepted FROM lowtide.accept(
         enqueue.job, enqueue.payload, enqueue.id, enqueue.not_before, enqueue.wake,
         coalesce(
-            'actor:' || coalesce(enqueue.payload ->> 'requested_by', enqueue.payload ->> 'created_by_id'),
+            'actor:' || left(coalesce(enqueue.payload ->> 'requested_by', enqueue.payload ->> 'created_by_id'), 200),
             'role:' || session_user
         )
     )
