@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from db import leases
 from db.faults import RunFenced
+from jobs.background import alongside
 from jobs.failures import is_passing
 from jobs.run import Run
 
@@ -26,18 +27,15 @@ async def heartbeat(run: Run) -> AsyncIterator[None]:
             if working is not None:
                 working.cancel()
 
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not fenced:
-            raise
-        if working is not None:
-            working.uncancel()
-        raise RunFenced(run.id) from None
-    finally:
-        beating.cancel()
-        await asyncio.wait([beating])
+    async with alongside(beat()):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not fenced:
+                raise
+            if working is not None:
+                working.uncancel()
+            raise RunFenced(run.id) from None
 
 
 async def _renew_until_fenced(run: Run) -> None:

@@ -17,6 +17,7 @@ from db import engine, migrate
 from db.engine import Database
 from db.faults import server_message
 from jobs import policies as known_policies
+from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.failures import is_passing
 from jobs.life import Life
@@ -95,8 +96,7 @@ async def _consume(given: Servers, life: Life, settings: Settings, *, burst: boo
     dispatcher = Dispatcher(given.database, consumer.doorbells, jobs=list(life.jobs), policies=known_policies.DEFAULT)
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals_set(life.stopping))
-        ticking = asyncio.create_task(dispatcher.run(every=settings.tick))
-        stack.push_async_callback(_ended, ticking)
+        ticking = await stack.enter_async_context(alongside(dispatcher.run(every=settings.tick)))
         stack.push_async_callback(consumer.drain, within=settings.shutdown)
         log.info("worker.started", worker=life.worker, queue=given.queue, jobs=sorted(life.jobs))
         while not life.stopping.is_set():
@@ -178,8 +178,3 @@ def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])

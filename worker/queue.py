@@ -16,6 +16,7 @@ from arq.worker import Worker
 from redis.exceptions import RedisError, ResponseError
 
 from db.faults import server_message
+from jobs.background import alongside
 from jobs.failures import as_error, is_passing
 from jobs.life import Again, Finished, Life, Parked, Unknown
 from worker import wire
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 
 POLL = timedelta(milliseconds=50)
 PAGE = 100
+ROLLBACK_WITHIN_S = 1.0
+CANCELLATIONS = 2
 LONGEST_WAIT_FOR_REDIS_S = 5.0
 WAIT_FOR_POSTGRESQL = timedelta(seconds=1)
 
@@ -116,10 +119,11 @@ class QueueWorker(Worker):
         if not open_runs:
             return
         _, late = await asyncio.wait(open_runs, timeout=within.total_seconds())
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=1)
+        for _ in range(CANCELLATIONS):  # one may be lost, see jobs/background.py
+            for task in late:
+                task.cancel()
+            if late:
+                _, late = await asyncio.wait(late, timeout=ROLLBACK_WITHIN_S / CANCELLATIONS)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Only what can be a message of ours reaches arq, which fails on the rest."""
@@ -194,9 +198,5 @@ class QueueWorker(Worker):
                 with contextlib.suppress(RedisError, OSError):
                     await self.doorbells.keep_in_progress(run_id, lease=self.life.lease)
 
-        keeping = asyncio.create_task(keep())
-        try:
+        async with alongside(keep()):
             yield
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])

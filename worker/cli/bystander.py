@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import time
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,7 @@ import asyncpg
 
 from db import seed
 from db.engine import Database
+from jobs.background import alongside
 
 EVERY_S = 0.01
 
@@ -23,18 +25,16 @@ class Bystander:
         self._database = database
         self._ids = itertools.cycle(task_ids)
         self._seconds: list[float] = []
-        self._using: asyncio.Task[None] | None = None
+        self._using = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._using = asyncio.create_task(self._use())
+        await self._using.enter_async_context(alongside(self._use()))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._using is not None:
-            self._using.cancel()
-            await asyncio.wait([self._using])
+        await self._using.aclose()
 
     def reset(self) -> None:
         self._seconds.clear()
