@@ -64,6 +64,8 @@ class Address:
             _ = parts.port
         except ValueError:  # its message would show the whole URL
             raise ValueError("the host or the port of this URL can't be read") from None
+        if "@" in parts.path + parts.fragment or "@" in parts.query.partition("=")[0]:
+            raise ValueError("the password of this URL has a character that must be percent-encoded")
         if parts.scheme not in {"postgresql", "postgres"}:
             raise ValueError("a database URL starts with postgresql://")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))

@@ -160,11 +160,12 @@ class Life:
 
     async def _after(self, run: Run, error: Exception) -> Ending:
         """Decide once, for every job, what an error means for the run."""
-        if sqlstate(error) == LOCKED or isinstance(error, ChangedMeanwhile):
+        if sqlstate(error) == LOCKED:
             return await self._put_back(
                 run, delay=_jitter(LONGEST_LOCK_WAIT_S), wait_reason="others hold locks on what the run needs"
             )
-        if is_passing(error) and run.claim.attempt < MOST_ATTEMPTS:
+        passing = is_passing(error) or isinstance(error, ChangedMeanwhile)
+        if passing and run.claim.attempt < MOST_ATTEMPTS:
             delay = _jitter(min(LONGEST_BACKOFF_S, 2.0**run.claim.attempt))
             log.warning("run.retrying", run=run.id, attempt=run.claim.attempt, error=server_message(error))
             return await self._put_back(run, delay=delay, wait_reason="retry after an error", error=error)

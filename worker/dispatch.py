@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import structlog
 from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError
 
 from db import runs
 from db.engine import Database
@@ -57,7 +58,7 @@ class Dispatcher:
             except (RedisError, OSError) as exc:
                 log.warning("dispatcher.waiting", error=str(exc))
             except Exception as exc:
-                if not is_passing(exc):
+                if not (isinstance(exc, DBAPIError) or is_passing(exc)):  # a bad tick must not end good runs
                     raise
                 log.warning("dispatcher.waiting", error=server_message(exc))
             await asyncio.sleep(every.total_seconds())

@@ -79,10 +79,17 @@ class QueueWorker(Worker):
                 log.warning("redis.away", error=str(exc))
             self._faults += 1
             await asyncio.sleep(min(LONGEST_WAIT_FOR_REDIS_S, 0.1 * 2 ** min(self._faults, 10)))
+            self._free_lost_places()
         else:
             if self._faults:
                 log.info("redis.back", faults=self._faults)
             self._faults = 0
+
+    def _free_lost_places(self) -> None:
+        """arq counts a place as taken before it asks Redis, and forgets it when that fails."""
+        open_runs = sum(not task.done() for task in self.tasks.values())
+        for _ in range(self.job_counter - open_runs):
+            self._release_sem_dec_counter_on_complete()
 
     async def _set_aside(self, error: Exception) -> bool:
         """Whether the queue's key was in the way, being no queue, and no longer is."""
@@ -100,7 +107,7 @@ class QueueWorker(Worker):
             if task.done():
                 del self.tasks[name]
         start = 0
-        while self.allow_pick_jobs and self.job_counter < self.max_jobs:
+        while self.allow_pick_jobs and self.job_counter < self.max_jobs and not self.life.stopping.is_set():
             page = await self.doorbells.due(start=start, most=PAGE)
             await self.start_jobs(page)
             start += len(page)

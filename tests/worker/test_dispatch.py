@@ -46,15 +46,26 @@ async def test_a_run_whose_transaction_is_open_gets_a_doorbell_after_its_commit(
     assert await dispatcher.tick() == 1
 
 
-async def test_a_message_that_waits_already_is_left_alone(
+async def test_a_message_that_is_due_already_is_left_alone(
     dispatcher: Dispatcher, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
-    await redis.enqueue_job("purge-old-deleted", _job_id="r", _defer_by=60)
+    await redis.enqueue_job("purge-old-deleted", _job_id="r")
     before = await redis.zscore(QUEUE, "r"), await redis.get("arq:job:r")
 
     assert await dispatcher.tick() == 0
     assert (await redis.zscore(QUEUE, "r"), await redis.get("arq:job:r")) == before
+
+
+async def test_a_message_for_later_does_not_hold_back_a_run_that_is_due(
+    dispatcher: Dispatcher, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    await redis.enqueue_job("purge-old-deleted", _job_id="r", _defer_by=86_400)
+    later = await redis.zscore(QUEUE, "r")
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'r')")
+
+    await dispatcher.tick()
+    assert await redis.zscore(QUEUE, "r") < later - 86_000_000
 
 
 async def test_one_tick_rings_for_500_and_the_longest_due_come_first(

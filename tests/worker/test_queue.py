@@ -12,6 +12,7 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
 from arq.jobs import JobStatus, SerializationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from db import engine
 from jobs.catalog import jobs
@@ -526,3 +527,21 @@ async def test_a_run_that_is_cancelled_at_shutdown_is_free_for_the_next_worker_a
     row = await people.run_row(sql, "slow")
     assert (row["state"], row["attempt"]) == ("queued", 1)
     assert await sql.fetchval("SELECT count(*) FROM task") == 0
+
+
+async def test_redis_blips_while_messages_are_claimed_cost_no_place(
+    consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: without giving the places back, four blips make a worker of four places deaf for ever."""
+
+    async def blip(*_: Any) -> None:
+        raise RedisConnectionError("blip")
+
+    await put(redis, "patient", message(f="purge-old-deleted", k={"dry_run": True}))
+    monkeypatch.setattr("redis.asyncio.client.Pipeline.watch", blip)
+    monkeypatch.setattr("worker.queue.LONGEST_WAIT_FOR_REDIS_S", 0.01)
+    for _ in range(6):
+        await consumer.poll()
+    monkeypatch.undo()
+    await drained(consumer, redis)
+    assert (await people.run_row(sql, "patient"))["state"] == "succeeded"

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from db.faults import Conflict, server_message
@@ -24,7 +25,7 @@ FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
-    ((Unreachable,), UNREACHABLE),
+    ((Unreachable, RedisError), UNREACHABLE),
     ((WrongSettings, USAGE_ERROR), USAGE),
     ((Conflict, NotMigrated, MisfitTables, NoSuchRun, EmbeddedError, WrongEndState), FAILED),
 )

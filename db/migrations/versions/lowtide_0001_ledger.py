@@ -86,6 +86,10 @@ BEGIN
     IF accept.payload IS NULL OR jsonb_typeof(accept.payload) <> 'object' THEN
         RAISE EXCEPTION 'the payload of run "%" is not a JSON object', accepted USING ERRCODE = '22023';
     END IF;
+    IF NOT isfinite(accept.not_before) OR accept.not_before NOT BETWEEN '1970-01-01' AND '9999-01-01' THEN
+        RAISE EXCEPTION 'not_before of run "%" is not between the years 1970 and 9999', accepted
+            USING ERRCODE = '22023';
+    END IF;
     IF octet_length(canonical) > 33554432 THEN
         RAISE EXCEPTION 'the payload of run "%" has % bytes; at most 33554432 are taken',
             accepted, octet_length(canonical) USING ERRCODE = '22023';

@@ -33,6 +33,7 @@ $function$
 REFUSE_INSERT = """
 CREATE FUNCTION public.lowtide_refuse_archived_project() RETURNS trigger
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -42,12 +43,9 @@ BEGIN
         SELECT p.id INTO archived FROM public.project p
         WHERE p.archived_at IS NOT NULL AND p.id IN (SELECT e.project_id FROM entered e) LIMIT 1;
     ELSE
-        SELECT p.id INTO archived
-        FROM (
-            SELECT q.id, q.archived_at FROM public.project q
-            WHERE q.id IN (SELECT e.project_id FROM entered e) FOR SHARE
-        ) p
-        WHERE p.archived_at IS NOT NULL LIMIT 1;
+        PERFORM 1 FROM public.project q WHERE q.id IN (SELECT e.project_id FROM entered e) ORDER BY q.id FOR SHARE;
+        SELECT p.id INTO archived FROM public.project p
+        WHERE p.archived_at IS NOT NULL AND p.id IN (SELECT e.project_id FROM entered e) LIMIT 1;
     END IF;
     IF archived IS NOT NULL THEN
         RAISE EXCEPTION 'project % is archived: no task may enter it', archived
@@ -62,10 +60,12 @@ $function$
 REFUSE_MOVE = """
 CREATE FUNCTION public.lowtide_refuse_move_to_archived_project() RETURNS trigger
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
-    PERFORM 1 FROM public.project p WHERE p.id = NEW.project_id AND p.archived_at IS NOT NULL FOR SHARE;
+    PERFORM 1 FROM public.project p WHERE p.id = NEW.project_id FOR SHARE;
+    PERFORM 1 FROM public.project p WHERE p.id = NEW.project_id AND p.archived_at IS NOT NULL;
     IF FOUND THEN
         RAISE EXCEPTION 'project % is archived: no task may enter it', NEW.project_id
             USING ERRCODE = '23514', CONSTRAINT = 'task_project_not_archived', TABLE = 'task', SCHEMA = 'public';
