@@ -31,10 +31,7 @@ class Claim:
     rows_done: int
     batches: int
     attempt: int
-    created_at: datetime
-    cutoff: datetime | None
     pace: str | None
-    max_rows: int | None
     running_for: timedelta
 
 
@@ -48,7 +45,7 @@ CLAIM = text("""
         (state = 'queued' AND not_before <= clock_timestamp())
         OR (state = 'running' AND lease_until < clock_timestamp()))
     RETURNING id, job, payload::text AS payload, lease_token AS token, ctid::text AS place, cursor, counters,
-              rows_done, batches, attempt, created_at, cutoff, pace, max_rows,
+              rows_done, batches, attempt, pace,
               clock_timestamp() - started_at AS running_for
 """)
 HOLD = text("""

@@ -23,7 +23,6 @@ from db.faults import server_message, sqlstate
 
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
-CANCELLED_STATEMENT = "57014"
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
 
 

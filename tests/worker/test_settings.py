@@ -100,7 +100,7 @@ def test_a_lease_is_between_a_second_and_ten_minutes(monkeypatch: pytest.MonkeyP
 def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOWTIDE_DATABASE_URL", DATABASE)
     with pytest.raises(ValidationError, match="frozen"):
-        load().queue = "other"  # type: ignore[misc]
+        load().queue = "other"  # type: ignore[misc]  # the point of the test
 
 
 def test_passwords_are_in_no_repr() -> None:

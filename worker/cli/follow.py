@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import runs
 from db.engine import Database
@@ -63,17 +66,17 @@ async def _appear(database: Database, run_id: str, *, within_s: float) -> None:
 
 
 async def _standing(database: Database, run_id: str) -> Run:
-    async with database.sessions.begin() as session:
-        run = await runs.standing(session, run_id)
-    if run is None:
-        raise NoSuchRun(run_id)
-    return run
+    return await _found(database, run_id, look=runs.standing)
 
 
 async def read(database: Database, run_id: str) -> Run:
     """The run with its payload. Raises NoSuchRun."""
+    return await _found(database, run_id, look=runs.get)
+
+
+async def _found(database: Database, run_id: str, *, look: Callable[[AsyncSession, str], Awaitable[Run | None]]) -> Run:
     async with database.sessions.begin() as session:
-        run = await runs.get(session, run_id)
+        run = await look(session, run_id)
     if run is None:
         raise NoSuchRun(run_id)
     return run
