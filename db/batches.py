@@ -1,20 +1,17 @@
-"""One call of `lowtide.batch`: a window's change and the run's cursor, in one transaction of one round trip."""
+"""Batches: each a window's change and the run's cursor, in one transaction; several of them in one round trip."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
 from db.faults import translated
-from db.leases import Claim
+from db.leases import Claim, Wishes
 
-BATCH = """
-SELECT changed, counted::text, requested_action, pace, here::text
-FROM lowtide.batch($1, $2, $3::text::tid, $4, $5, $6, $7::text::jsonb, $8, $9, $10)
-"""
+BATCHES = "CALL lowtide.batches($1, $2, $3::text::jsonb, $4, $5::text::tid, NULL, $6::text::jsonb)"
 
 
 @dataclass(frozen=True)
@@ -29,39 +26,50 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """A change, and where the run stands when it is committed."""
+
+    change: Change
+    cursor: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        change = self.change
+        return {
+            "change": change.statement,
+            "args": list(change.args),
+            "ids": list(change.ids),
+            "before": change.before,
+            "after": change.after,
+            "cursor": self.cursor,
+        }
+
+
+@dataclass(frozen=True)
 class Done:
+    """What a batch did, and how long its transaction was."""
+
     changed: int
-    counted: dict[str, int]
-    requested_action: str | None
-    pace: str | None
-    place: str
+    seconds: float
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 async def commit(
     connection: asyncpg.Connection,
     claim: Claim,
-    change: Change,
+    batches: Sequence[Batch],
     *,
     place: str,
-    cursor: dict[str, Any],
+    wishes: Wishes,
     lease: timedelta,
-) -> Done:
-    """Execute the change, and write cursor, counters, heartbeat and lease with it.
+) -> tuple[list[Done], str, Wishes]:
+    """Commit one batch after the other, each with its cursor, counters, heartbeat and lease.
 
-    `connection` is in autocommit. Raises RunFenced, with nothing changed, when the lease has passed to another.
+    Return what was done, the place of the run's row, and what an operator wishes by now; where that is something new,
+    the batches after it are left. `connection` is in autocommit. Raises RunFenced when the lease has passed to another,
+    and whatever a change raises: the batches before stand then, and nothing of that one.
     """
+    given = json.dumps([batch.as_json() for batch in batches])
     with translated(claim.id):
-        row = await connection.fetchrow(
-            BATCH,
-            claim.id,
-            claim.token,
-            place,
-            change.statement,
-            list(change.args),
-            list(change.ids),
-            json.dumps(cursor),
-            lease,
-            change.before,
-            change.after,
-        )
-    return Done(row["changed"], json.loads(row["counted"]), row["requested_action"], row["pace"], row["here"])
+        row = await connection.fetchrow(BATCHES, claim.id, claim.token, given, lease, place, json.dumps(asdict(wishes)))
+    done = [Done(**one) for one in row["done"]]
+    return done, "({},{})".format(*row["place"]), Wishes(**row["wishes"])

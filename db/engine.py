@@ -1,10 +1,9 @@
 """The one place where connections to PostgreSQL are made: the URL, the session's settings, engine and pools."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -36,6 +35,7 @@ SESSION = {
     "row_security": "off",
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "100ms",
+    "statement_timeout": "5min",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "jit": "off",
@@ -43,7 +43,6 @@ SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-STATEMENT_TIMEOUT = timedelta(minutes=5)
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -104,6 +103,19 @@ class Database:
                 if driver.is_closed():  # SQLAlchemy has not seen it end, and would hand it to the next
                     await connection.invalidate()
 
+    @asynccontextmanager
+    async def tuned(self, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+        """`autocommit` with other settings; further ones may be SET on it. They are put back before others get it."""
+        async with self.autocommit() as driver:
+            try:
+                await driver.execute(_settings(settings))
+                yield driver
+            finally:
+                try:
+                    await driver.execute("".join(f"RESET {name};" for name in settings) + _settings(SESSION))
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    driver.terminate()
+
     async def close(self) -> None:
         await self.engine.dispose()
 
@@ -133,8 +145,17 @@ async def open_connection(address: Address, *, application_name: str) -> asyncpg
         # The URL's own application_name wins: asyncpg merges the URL's settings below the ones given here.
         server_settings=None if "application_name=" in address.dsn else {"application_name": application_name},
     )
-    settings = {**SESSION, "statement_timeout": f"{STATEMENT_TIMEOUT // timedelta(milliseconds=1)}ms"}
-    await connection.execute("".join(f"SET {name} = '{value}';" for name, value in settings.items()))
+    await connection.execute(_settings(SESSION))
     with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
         await connection.execute("SET client_connection_check_interval = '500ms'")
     return connection
+
+
+async def set_timeouts(connection: asyncpg.Connection, *, statement_s: float, lock_s: float) -> None:
+    """On a connection that is `tuned`."""
+    settings = {"statement_timeout": f"{statement_s * 1000:.0f}ms", "lock_timeout": f"{lock_s * 1000:.0f}ms"}
+    await connection.execute(_settings(settings))
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    return "".join(f"SET {name} = '{value}';" for name, value in settings.items())

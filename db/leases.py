@@ -6,7 +6,7 @@ here commits, waits or reads the client's clock.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.faults import RunFenced
 from db.jsonb import as_jsonb
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the run shall go, as an operator can change it while it works. Null is the payload's, or the policy's."""
+
+    pace: str | None = None
+    max_rows: int | None = None
+    max_seconds: int | None = None
+    requested_action: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,11 @@ class Claim:
     rows_done: int
     batches: int
     attempt: int
-    pace: str | None
+    wishes: Wishes
     running_for: timedelta
 
 
+WISHES = ("pace", "max_rows", "max_seconds", "requested_action")
 CLAIM = text("""
     UPDATE lowtide.run
     SET state = 'running', lease_token = lease_token + 1, lease_until = clock_timestamp() + CAST(:lease AS interval),
@@ -45,8 +56,12 @@ CLAIM = text("""
         (state = 'queued' AND not_before <= clock_timestamp())
         OR (state = 'running' AND lease_until < clock_timestamp()))
     RETURNING id, job, payload::text AS payload, lease_token AS token, ctid::text AS place, cursor, counters,
-              rows_done, batches, attempt, pace,
+              rows_done, batches, attempt, pace, max_rows, max_seconds, requested_action,
               clock_timestamp() - started_at AS running_for
+""")
+STANDING = text("""
+    SELECT ctid::text AS place, cursor, counters, rows_done, batches, pace, max_rows, max_seconds, requested_action
+    FROM lowtide.run WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
 HOLD = text("""
     SELECT 1 FROM lowtide.run WHERE id = :id AND lease_token = :token AND state = 'running' FOR UPDATE
@@ -59,9 +74,10 @@ RENEW = text("""
 FREEZE = text("""
     UPDATE lowtide.run
     SET cutoff = coalesce(cutoff, created_at - CAST(:keep AS interval)), policy = :policy, target = :target,
-        pace = coalesce(pace, :pace)
+        pace = coalesce(pace, :pace), max_rows = coalesce(max_rows, :max_rows),
+        max_seconds = coalesce(max_seconds, :max_seconds)
     WHERE id = :id AND lease_token = :token AND state = 'running'
-    RETURNING cutoff
+    RETURNING cutoff, pace, max_rows, max_seconds, requested_action
 """)
 ADVANCE = text("""
     UPDATE lowtide.run SET cursor = CAST(:cursor AS jsonb), rows_expected = coalesce(:rows_expected, rows_expected)
@@ -74,6 +90,17 @@ FINISH = text("""
         rows_done = rows_done + :rows, batches = batches + :batches,
         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), lease_until = NULL, wait_reason = NULL,
         requested_action = NULL
+    WHERE id = :id AND lease_token = :token AND state = 'running'
+""")
+WAIT = text("""
+    UPDATE lowtide.run
+    SET wait_reason = :wait_reason, heartbeat_at = clock_timestamp(),
+        lease_until = clock_timestamp() + CAST(:lease AS interval)
+    WHERE id = :id AND lease_token = :token AND state = 'running'
+    RETURNING pace, max_rows, max_seconds, requested_action
+""")
+PAUSE = text("""
+    UPDATE lowtide.run SET state = 'paused', lease_until = NULL, wait_reason = :wait_reason, requested_action = NULL
     WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
 PUT_BACK = text("""
@@ -93,7 +120,9 @@ async def claim(
     """
     values = {"id": run_id, "jobs": list(jobs), "lease": lease, "worker": worker}
     row = (await session.execute(CLAIM, values)).one_or_none()
-    return None if row is None else Claim(**row._mapping)
+    if row is None:
+        return None
+    return Claim(**_facts(row))
 
 
 async def hold(session: AsyncSession, claim: Claim) -> None:
@@ -102,26 +131,31 @@ async def hold(session: AsyncSession, claim: Claim) -> None:
         raise RunFenced(claim.id)
 
 
+async def standing(session: AsyncSession, claim: Claim) -> Claim:
+    """The claim as its batches have left it by now."""
+    row = (await session.execute(STANDING, _key(claim))).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    return replace(claim, **_facts(row))
+
+
 async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> None:
     await _fenced(session, RENEW, claim, lease=lease)
 
 
 async def freeze(
-    session: AsyncSession,
-    claim: Claim,
-    *,
-    keep: timedelta,
-    policy: str,
-    target: str,
-    pace: str,
-) -> datetime:
-    """Store and return the cutoff: `keep` before the run was created, by the database's clock. The first one stands."""
-    values = {"keep": keep, "policy": policy, "target": target, "pace": pace}
-    frozen = (await session.execute(FREEZE, _key(claim) | values)).scalar_one_or_none()
-    if frozen is None:
+    session: AsyncSession, claim: Claim, *, keep: timedelta, policy: str, target: str, wishes: Wishes
+) -> tuple[datetime, Wishes]:
+    """Store and return the cutoff and the wishes; what stands there already stands.
+
+    The cutoff is `keep` before the run was created, by the database's clock.
+    """
+    values = {"keep": keep, "policy": policy, "target": target, **asdict(wishes)}
+    row = (await session.execute(FREEZE, _key(claim) | values)).one_or_none()
+    if row is None:
         raise RunFenced(claim.id)
-    cutoff: datetime = frozen
-    return cutoff
+    facts = _facts(row)
+    return facts["cutoff"], facts["wishes"]
 
 
 async def advance(
@@ -147,6 +181,19 @@ async def finish(
     await _fenced(session, FINISH, claim, **values, rows=rows, batches=batches)
 
 
+async def wait(session: AsyncSession, claim: Claim, *, wait_reason: str | None, lease: timedelta) -> Wishes:
+    """Say why the run waits, or with None that it goes on; return what an operator wishes by now."""
+    row = (await session.execute(WAIT, _key(claim) | {"wait_reason": wait_reason, "lease": lease})).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    return Wishes(*row)
+
+
+async def pause(session: AsyncSession, claim: Claim, *, wait_reason: str) -> None:
+    """Until somebody resumes it. The cursor is kept."""
+    await _fenced(session, PAUSE, claim, wait_reason=wait_reason)
+
+
 async def put_back(
     session: AsyncSession,
     claim: Claim,
@@ -164,6 +211,13 @@ async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values:
     outcome: Any = await session.execute(statement, _key(claim) | values)
     if outcome.rowcount != 1:
         raise RunFenced(claim.id)
+
+
+def _facts(row: Any) -> dict[str, Any]:  # noqa: ANN401 - a row of any of the statements above
+    """Its columns by name, those of an operator's wishes as one."""
+    facts = dict(row._mapping)
+    wishes = Wishes(*(facts.pop(name) for name in WISHES))
+    return facts | {"wishes": wishes}
 
 
 def _key(claim: Claim) -> dict[str, Any]:

@@ -42,13 +42,19 @@ def _upgrade(connection: Connection, branches: tuple[str, ...]) -> list[str]:
     before = _applied(connection)
     for branch in branches:
         command.upgrade(config, f"{branch}@head")
-    return sorted(_applied(connection) - before)
+    return sorted(_with_ancestors(_applied(connection)) - _with_ancestors(before))
 
 
 def _applied(connection: Connection) -> set[str]:
     if connection.execute(text("SELECT to_regclass('lowtide.migration')")).scalar_one() is None:
         return set()
     return set(connection.execute(text("SELECT version_num FROM lowtide.migration")).scalars())
+
+
+def _with_ancestors(revisions: set[str]) -> set[str]:
+    """The database remembers the newest of each branch alone."""
+    script = ScriptDirectory.from_config(_config())
+    return {each.revision for newest in revisions for each in script.iterate_revisions(newest, "base")}
 
 
 def heads() -> dict[str, str]:

@@ -7,16 +7,14 @@ leftovers (a task restored meanwhile) and succeeds. It never touches a deleted t
 
 from typing import Any
 
-import asyncpg
-
 from db import leases, projects, tasks
 from jobs.failures import NotAllowed, NotFound
 from jobs.fields import Id, Payload
-from jobs.pace import FULL
 from jobs.run import Run
 from jobs.sweep import Window, sweep
 
 MOST_PASSES = 5
+BEFORE_ALL = -(2**63)
 
 
 class ArchiveProject(Payload):
@@ -28,13 +26,13 @@ async def archive_project(run: Run, payload: ArchiveProject) -> dict[str, Any]:
     if "after" not in run.cursor:
         await _close(run, payload)
     for _ in range(MOST_PASSES):
-        await sweep(run, Ids(payload.project_id), pace=FULL)
+        await sweep(run, Ids(payload.project_id))
         async with run.transaction() as session:
             if await tasks.count_to_archive(session, payload.project_id) == 0:
                 result = {"archived": run.rows_done}
                 await run.succeed(session, result)
                 return result
-        run.cursor = {"after": 0}  # a task was restored behind the walk
+        run.cursor = {"after": BEFORE_ALL}  # a task was restored behind the walk
     return {"archived": run.rows_done, "remaining": True}
 
 
@@ -50,21 +48,23 @@ async def _close(run: Run, payload: ArchiveProject) -> None:
             )
         await projects.archive(session, payload.project_id)
         expected = await tasks.count_to_archive(session, payload.project_id)
-        await leases.advance(session, run.claim, cursor={"after": 0}, rows_expected=expected)
-    run.cursor = {"after": 0}
+        await leases.advance(session, run.claim, cursor={"after": BEFORE_ALL}, rows_expected=expected)
+    run.cursor = {"after": BEFORE_ALL}
 
 
 class Ids:
     """Ranges of ids over the index on (project_id, id). The lower bound moves on, so no dead entry is read again."""
 
-    smallest, first, largest = 1, 100, 10_000
+    first, largest = 100, 10_000
 
     def __init__(self, project_id: int) -> None:
         self._project_id = project_id
 
-    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:
+    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:  # noqa: ARG002 - Way's: one at a time
         after = int(run.cursor["after"])
-        last = await tasks.last_of_range(connection, self._project_id, after=after, most=size)
+        async with run.database.autocommit() as connection:
+            last = await tasks.last_of_range(connection, self._project_id, after=after, most=size)
         if last is None:
-            return None
-        return Window(tasks.archive_range(self._project_id, after=after, last=last), cursor={"after": last})
+            return []
+        change = tasks.archive_range(self._project_id, after=after, last=last)
+        return [Window(change, cursor={"after": last}, units=size)]

@@ -9,6 +9,7 @@ Refused
   ApprovalNeeded   it would delete what the policy keeps
   TasksMissing     the task tables are not in this database
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
+Waiting            not a failure: the run goes back into the queue until a trouble is over
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from db.faults import server_message, sqlstate
 
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
+CANCELLED = "57014"
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
 
 
@@ -65,6 +67,10 @@ class TasksMissing(Refused):
 
 class SliceOver(Exception):
     """The run's turn is over, or the worker is stopping; its cursor is committed."""
+
+
+class Waiting(Exception):
+    """PostgreSQL, or somebody else's lock, keeps the run from going on; the message says what."""
 
 
 def is_passing(error: BaseException) -> bool:

@@ -19,7 +19,17 @@ from db import leases, runs
 from db.engine import Database
 from db.faults import RunFenced, server_message, sqlstate
 from jobs.catalog import Job
-from jobs.failures import LOCKED, Refused, SliceOver, TasksMissing, as_error, is_passing, missing_tables
+from jobs.failures import (
+    CANCELLED,
+    LOCKED,
+    Refused,
+    SliceOver,
+    TasksMissing,
+    Waiting,
+    as_error,
+    is_passing,
+    missing_tables,
+)
 from jobs.fields import invalid
 from jobs.heartbeat import heartbeat
 from jobs.mark_completed import ChangedMeanwhile
@@ -32,6 +42,7 @@ SLICE = timedelta(seconds=60)
 MOST_ATTEMPTS = 20
 LONGEST_BACKOFF_S = 300.0
 LONGEST_LOCK_WAIT_S = 5.0
+LONGEST_LOOK_S = 30.0  # until a run that waits for PostgreSQL to be well looks again
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Life:
             "run.slice",
             run=run.id,
             job=claim.job,
-            ending=ending.glance.state if isinstance(ending, Finished) else "queued",
+            ending=_told(ending),
             rows=run.rows_done,
             batches=run.batches,
             seconds=round(time.monotonic() - begun, 3),
@@ -141,6 +152,8 @@ class Life:
                     await run.succeed(session, result)
         except SliceOver:
             return await self._put_back(run)
+        except Waiting as exc:
+            return await self._put_back(run, delay=self._until_next_look, wait_reason=str(exc))
         except asyncio.CancelledError:
             await asyncio.shield(self._put_back(run))
             raise
@@ -160,6 +173,8 @@ class Life:
 
     async def _after(self, run: Run, error: Exception) -> Ending:
         """Decide once, for every job, what an error means for the run."""
+        if sqlstate(error) == CANCELLED:
+            return await self._pause(run, error)
         if sqlstate(error) == LOCKED:
             return await self._put_back(
                 run, delay=_jitter(LONGEST_LOCK_WAIT_S), wait_reason="others hold locks on what the run needs"
@@ -176,6 +191,19 @@ class Life:
         async with self.database.sessions.begin() as session:
             await leases.finish(session, run.claim, state="failed", error=as_error(error))
         return await self._finished(run)
+
+    @property
+    def _until_next_look(self) -> timedelta:
+        """A worker that stops leaves the look to the next one."""
+        return timedelta(0) if self.stopping.is_set() else _jitter(LONGEST_LOOK_S)
+
+    async def _pause(self, run: Run, error: Exception) -> Ending:
+        """Somebody has cancelled a statement of ours by hand, or it was given up: nothing of it stands."""
+        why = f"{server_message(error)}; `lowtide resume {run.id}` goes on where it stopped"
+        log.warning("run.paused", run=run.id, job=run.claim.job, why=why)
+        async with self.database.sessions.begin() as session:
+            await leases.pause(session, run.claim, wait_reason=why)
+        return Parked()
 
     async def _put_back(
         self,
@@ -205,6 +233,15 @@ class Life:
         async with self.database.sessions.begin() as session:
             glance = await runs.glance(session, run.id)
         return Unknown() if glance is None else Finished(glance, here=True)
+
+
+def _told(ending: Ending) -> str:
+    match ending:
+        case Finished(glance):
+            return glance.state
+        case Parked():
+            return "paused"
+    return "queued"
 
 
 def _jitter(longest_s: float) -> timedelta:

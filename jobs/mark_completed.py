@@ -7,7 +7,6 @@ that is completed already stays as it is, so running again is safe. It never tou
 
 from typing import Annotated, Any, Literal
 
-import asyncpg
 from pydantic import AfterValidator, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,7 +14,6 @@ from db import actors, tasks
 from db.tasks import Kind
 from jobs.failures import NotFound, TasksRefused
 from jobs.fields import Id, Payload
-from jobs.pace import FULL
 from jobs.run import Run
 from jobs.sweep import Window, sweep
 
@@ -83,7 +81,7 @@ def _listed(kind: Kind) -> str:
 async def _skipping(run: Run, payload: MarkCompleted, ids: list[int]) -> dict[str, Any]:
     async with run.transaction() as session:
         await _admit(session, payload)
-    await sweep(run, Chunks(ids, payload.requested_by), pace=FULL)
+    await sweep(run, Chunks(ids, payload.requested_by))
     counted = {name: run.counters.get(name, 0) for name in ("already_completed", *REFUSED)}
     counted["missing"] = len(ids) - run.rows_done - sum(counted.values())
     already = counted.pop("already_completed")
@@ -96,18 +94,19 @@ async def _skipping(run: Run, payload: MarkCompleted, ids: list[int]) -> dict[st
 class Chunks:
     """Chunks of the given ids. The cursor counts the ids that are done."""
 
-    smallest, first, largest = 1, 100, 10_000
+    first, largest = 100, 10_000
 
     def __init__(self, ids: list[int], actor: int) -> None:
         self._ids = ids
         self._actor = actor
 
-    async def window(self, connection: asyncpg.Connection, run: Run, size: int) -> Window | None:  # noqa: ARG002 - Way's
+    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:  # noqa: ARG002 - Way's: one at a time
         start = int(run.cursor.get("ids_done", 0))
         chunk = self._ids[start : start + size]
         if not chunk:
-            return None
-        return Window(tasks.complete_chunk(chunk, actor=self._actor), cursor={"ids_done": start + len(chunk)})
+            return []
+        change = tasks.complete_chunk(chunk, actor=self._actor)
+        return [Window(change, cursor={"ids_done": start + len(chunk)}, units=len(chunk))]
 
 
 def _done(payload: MarkCompleted) -> str:

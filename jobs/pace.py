@@ -8,20 +8,36 @@ Name = Literal["gentle", "full"]
 
 @dataclass(frozen=True)
 class Pace:
-    """`share` is the part of the time at work: after a batch of t seconds the run rests t × (1/share - 1)."""
+    """`share` is the part of the time that the server may be at work for the run.
+
+    `batches_at_once` go to the server in one round trip, and are committed there one by one.
+    """
 
     name: Name
     target_s: float
     share: float
+    batches_at_once: int = 1
 
-    def rest_s(self, worked_s: float) -> float:
-        return worked_s * (1 / self.share - 1)
+    @property
+    def patience_s(self) -> float:
+        """After which a batch is watched: whether others wait for it."""
+        return 4 * self.target_s
+
+    @property
+    def batch_timeout_s(self) -> float:
+        """When a batch is over its time and is taken back. Far above the target: what is taken back was for nothing."""
+        return 50 * self.target_s
+
+    @property
+    def lock_timeout_s(self) -> float:
+        """How long a batch waits for a row that somebody holds; far below deadlock_timeout (1 s by default)."""
+        return 5 * self.target_s
 
 
 # Measured (docs/architecture.md): windows of 2 ms, half of the time, cost a foreground load the least; beyond 10 ms a
 # window gains nothing.
 GENTLE = Pace("gentle", target_s=0.002, share=0.5)
-FULL = Pace("full", target_s=0.010, share=1.0)
+FULL = Pace("full", target_s=0.010, share=1.0, batches_at_once=8)
 BY_NAME: dict[str, Pace] = {pace.name: pace for pace in (GENTLE, FULL)}
 
 
@@ -31,26 +47,47 @@ WEIGHT = 0.25
 MOST_ABOVE = 3.0
 
 
+class Rest:
+    """When the next batch may begin, so that a share of the time is work: t seconds of it stand for t / share in all.
+
+    What passes on the way between client and server is rest already. A sleep that lasts too long is made up for by
+    shorter ones after it, but no more than `debt_s` of it: then a long stall is not followed by a burst.
+    """
+
+    def __init__(self, now: float, *, debt_s: float) -> None:
+        self._due = now
+        self._debt_s = debt_s
+
+    def after(self, worked_s: float, now: float, *, share: float) -> float:
+        """How many seconds to wait, after so many seconds of work."""
+        self._due = max(self._due + worked_s / share, now - self._debt_s)
+        return max(self._due - now, 0.0)
+
+
 class Sizer:
-    """The next window's size, in units of the way (blocks, ids), from what the last ones have cost.
+    """The next window's size, in units of the way (line pointers, ids), from what the last ones have cost.
 
     An exponentially weighted average of seconds per unit, with outliers bounded; the size grows at most twofold a step.
     """
 
-    def __init__(self, *, target_s: float, first: int, smallest: int, largest: int) -> None:
-        self._target_s = target_s
-        self._smallest = smallest
+    def __init__(self, *, target_s: float, first: int, largest: int) -> None:
+        self.target_s = target_s
         self._largest = largest
         self._unit_s: float | None = None
         self.size = first
 
-    def took(self, seconds: float) -> None:
-        """Learn from a batch of the current size."""
-        sample_s = max(seconds, 1e-6) / self.size
+    def took(self, seconds: float, units: int) -> None:
+        """Learn from a batch that covered so many units."""
+        sample_s = max(seconds, 1e-6) / units
         if self._unit_s is None:
             self._unit_s = sample_s
         else:
             bounded_s = min(sample_s, MOST_ABOVE * self._unit_s)
             self._unit_s += WEIGHT * (bounded_s - self._unit_s)
-        fitting = round(self._target_s / self._unit_s)
-        self.size = max(self._smallest, min(self._largest, 2 * self.size, fitting))
+        fitting = round(self.target_s / self._unit_s)
+        self.size = max(1, min(self._largest, 2 * self.size, fitting))
+
+    def was_too_long(self, seconds: float, units: int) -> None:
+        """A batch was taken back after so long: the next one is half as large."""
+        self._unit_s = max(self._unit_s or 0.0, seconds / units)
+        self.size = max(1, min(self.size, units) // 2)

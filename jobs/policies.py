@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from db.sweep import Target
+from db.targets import Target
 from jobs.pace import GENTLE, Pace
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,8 +12,8 @@ import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import batches, leases
-from db.batches import Change
+from db import leases
+from db.batches import Batch, Done, commit
 from db.engine import Database
 from jobs.failures import SliceOver
 
@@ -32,16 +32,21 @@ class Run:
     counters: dict[str, int] = field(init=False)
     rows_done: int = field(init=False)
     batches: int = field(init=False)
+    wishes: leases.Wishes = field(init=False)
     finished: bool = field(init=False, default=False)
     renewed_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cursor = self.claim.cursor
-        self.counters = dict(self.claim.counters)
-        self.rows_done = self.claim.rows_done
-        self.batches = self.claim.batches
-        self._place = self.claim.place
+        self._mirror(self.claim)
         self._claimed_at = self.renewed_at = time.monotonic()
+
+    def _mirror(self, standing: leases.Claim) -> None:
+        self.cursor = standing.cursor
+        self.counters = dict(standing.counters)
+        self.rows_done = standing.rows_done
+        self.batches = standing.batches
+        self.wishes = standing.wishes
+        self._place = standing.place
 
     @property
     def id(self) -> str:
@@ -51,6 +56,17 @@ class Run:
     def running_for(self) -> timedelta:
         """Since the run was first claimed, slices and waits included."""
         return self.claim.running_for + timedelta(seconds=time.monotonic() - self._claimed_at)
+
+    @property
+    def rows_left(self) -> int | None:
+        """How many rows it may still change; None: as many as there are."""
+        return None if self.wishes.max_rows is None else max(self.wishes.max_rows - self.rows_done, 0)
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has done what it may do at most."""
+        longest = self.wishes.max_seconds
+        return self.rows_left == 0 or (longest is not None and self.running_for.total_seconds() >= longest)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -62,17 +78,25 @@ class Run:
             await leases.hold(session, self.claim)
             yield session
 
-    async def batch(self, connection: asyncpg.Connection, change: Change, *, cursor: dict[str, Any]) -> int:
-        """Commit one window with the cursor behind it; return the rows that it changed."""
-        begun = time.monotonic()
-        done = await batches.commit(connection, self.claim, change, place=self._place, cursor=cursor, lease=self.lease)
-        self._place, self.cursor, self.renewed_at = done.place, cursor, time.monotonic()
-        self.rows_done += done.changed
-        self.batches += 1
-        for name, count in done.counted.items():
-            self.counters[name] = self.counters.get(name, 0) + count
-        log.debug("batch.committed", run=self.id, rows=done.changed, seconds=self.renewed_at - begun)
-        return done.changed
+    async def batch(self, connection: asyncpg.Connection, batches: Sequence[Batch]) -> list[Done]:
+        """Commit windows, each with the cursor behind it; fewer than given where an operator wishes something else."""
+        done, self._place, self.wishes = await commit(
+            connection, self.claim, batches, place=self._place, wishes=self.wishes, lease=self.lease
+        )
+        self.renewed_at = time.monotonic()
+        for batch, did in zip(batches, done, strict=False):
+            self.cursor = batch.cursor
+            self.rows_done += did.changed
+            self.batches += 1
+            for name, count in did.counted.items():
+                self.counters[name] = self.counters.get(name, 0) + count
+            log.debug("batch.committed", run=self.id, rows=did.changed, seconds=did.seconds)
+        return done
+
+    async def look_again(self) -> None:
+        """After an error, when nobody told which batches before it stand. Raises RunFenced."""
+        async with self.database.sessions.begin() as session:
+            self._mirror(await leases.standing(session, self.claim))
 
     async def succeed(
         self,
@@ -90,6 +114,12 @@ class Run:
         self.rows_done += rows
         self.batches += batches
         self.finished = True
+
+    async def wait(self, wait_reason: str | None) -> None:
+        """Tell onlookers why it waits, or with None that it goes on; hear what an operator wishes by now."""
+        async with self.database.sessions.begin() as session:
+            self.wishes = await leases.wait(session, self.claim, wait_reason=wait_reason, lease=self.lease)
+        self.renewed_at = time.monotonic()
 
     async def rest(self, seconds: float) -> None:
         """Give way between batches, outside of any transaction. Raises SliceOver when the run's turn has ended."""

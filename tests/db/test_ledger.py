@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from db import batches, leases, runs
-from db.batches import Change
+from db.batches import Batch, Change, Done
 from db.engine import Database
 from db.faults import Conflict, RunFenced
 
@@ -20,6 +20,15 @@ async def _claimed(database: Database, run_id: str = "r") -> leases.Claim:
         claim = await leases.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w")
     assert claim is not None
     return claim
+
+
+async def _commit(
+    connection: asyncpg.Connection, claim: leases.Claim, change: Change, *, place: str = "", cursor: dict[str, int]
+) -> tuple[Done, str]:
+    done, here, _ = await batches.commit(
+        connection, claim, [Batch(change, cursor)], place=place or claim.place, wishes=claim.wishes, lease=LEASE
+    )
+    return done[0], here
 
 
 async def test_a_run_exists_if_and_only_if_the_callers_transaction_commits(
@@ -124,13 +133,13 @@ async def test_a_batch_moves_rows_cursor_counters_and_lease_together(
         after="SELECT jsonb_build_object('left', count(*)) FROM public.t",
     )
     async with database.autocommit() as connection:
-        done = await batches.commit(connection, claim, change, place=claim.place, cursor={"n": 5}, lease=LEASE)
-        again = await batches.commit(connection, claim, change, place="(99,1)", cursor={"n": 6}, lease=LEASE)
+        done, _ = await _commit(connection, claim, change, cursor={"n": 5})
+        again, place = await _commit(connection, claim, change, place="(99,1)", cursor={"n": 6})
 
     assert (done.changed, done.counted) == (4, {"seen": 10, "left": 6})
     assert (again.changed, again.counted) == (0, {"seen": 6, "left": 6})
     row = await sql.fetchrow("SELECT rows_done, batches, cursor, counters, ctid::text AS place FROM lowtide.run")
-    assert tuple(row) == (4, 2, '{"n": 6}', '{"left": 12, "seen": 16}', again.place)
+    assert tuple(row) == (4, 2, '{"n": 6}', '{"left": 12, "seen": 16}', place)
 
 
 async def test_a_fenced_batch_changes_nothing(database: Database, sql: asyncpg.Connection) -> None:
@@ -141,10 +150,43 @@ async def test_a_fenced_batch_changes_nothing(database: Database, sql: asyncpg.C
 
     with pytest.raises(RunFenced):
         async with database.autocommit() as connection:
-            await batches.commit(
-                connection, claim, Change("DELETE FROM public.t"), place=claim.place, cursor={}, lease=LEASE
-            )
+            await _commit(connection, claim, Change("DELETE FROM public.t"), cursor={})
     assert await sql.fetchval("SELECT count(*) FROM t") == 1
+
+
+async def test_of_several_batches_those_before_an_error_stand(database: Database, sql: asyncpg.Connection) -> None:
+    """Each is a transaction of its own: their ids differ."""
+    claim = await _claimed(database)
+    await sql.execute("CREATE TABLE t (n int CHECK (n < 3), xid xid8 DEFAULT pg_current_xact_id())")
+    given = [Batch(Change("INSERT INTO public.t VALUES (($1)[1]::int)", args=[str(n)]), {"n": n}) for n in (1, 2, 3, 4)]
+
+    async with database.autocommit() as connection:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await batches.commit(
+                connection, claim, given, place=claim.place, wishes=claim.wishes, lease=timedelta(seconds=30)
+            )
+    async with database.sessions.begin() as session:
+        standing = await leases.standing(session, claim)
+
+    assert (standing.cursor, standing.batches, standing.rows_done) == ({"n": 2}, 2, 2)
+    assert await sql.fetchval("SELECT array_agg(n ORDER BY n) FROM t") == [1, 2]
+    assert await sql.fetchval("SELECT count(DISTINCT xid) FROM t") == 2
+
+
+async def test_several_batches_end_where_an_operator_wishes_something_else(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    claim = await _claimed(database)
+    await sql.execute("UPDATE lowtide.run SET pace = 'gentle', max_rows = 7")
+    given = [Batch(Change("SELECT 1"), {"n": n}) for n in (1, 2, 3)]
+
+    async with database.autocommit() as connection:
+        done, _, wishes = await batches.commit(
+            connection, claim, given, place=claim.place, wishes=claim.wishes, lease=LEASE
+        )
+
+    assert (len(done), wishes.pace, wishes.max_rows) == (1, "gentle", 7)
+    assert await sql.fetchval("SELECT batches FROM lowtide.run") == 1
 
 
 async def test_a_trigger_that_relies_on_the_search_path_works_in_a_batch(
@@ -158,9 +200,7 @@ async def test_a_trigger_that_relies_on_the_search_path_works_in_a_batch(
         "CREATE TRIGGER keep BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep()"
     )
     async with database.autocommit() as connection:
-        await batches.commit(
-            connection, claim, Change("DELETE FROM public.t"), place=claim.place, cursor={}, lease=LEASE
-        )
+        await _commit(connection, claim, Change("DELETE FROM public.t"), cursor={})
     assert await sql.fetchval("SELECT n FROM gone") == 1
 
 
@@ -169,10 +209,7 @@ async def test_batches_keep_the_ledgers_row_a_hot_update(database: Database, sql
     claim, place = await _claimed(database), ""
     async with database.autocommit() as connection:
         for number in range(50):
-            done = await batches.commit(
-                connection, claim, Change("SELECT 1"), place=place or claim.place, cursor={"n": number}, lease=LEASE
-            )
-            place = done.place
+            _, place = await _commit(connection, claim, Change("SELECT 1"), place=place, cursor={"n": number})
         await connection.execute("SELECT pg_stat_force_next_flush()")
     row = await sql.fetchrow("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'run'")
     assert row["n_tup_upd"] == 51

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from db import sweep
+from db import windows
+from db.windows import Place
 from jobs.life import Again, Life
 from jobs.policies import OLD_DELETED_TASKS
 from tests import people
@@ -174,7 +175,7 @@ async def test_rows_that_others_hold_are_left_counted_and_said(life: Life, sql: 
 
     assert ended.result is not None
     assert (ended.result["purged"], ended.result["remaining"]) == (497, True)
-    assert ended.result["skipped"] == {"locked": 3, "held": 0, "blocked": 0}
+    assert ended.result["skipped"] == {"locked": 3, "held": 0, "blocked": 0, "slow": 0}
     assert ended.result["reason"] == "3 rows are locked by others"
     assert await sql.fetchval(OVERDUE) == 3
 
@@ -242,7 +243,8 @@ async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(life:
 async def _scan(life: Life) -> str:
     """How the very statement of a window would read the table."""
     target = replace(OLD_DELETED_TASKS.target, where="priority = 'high'")
-    change = sweep.delete_blocks(target, first=0, last=100, cutoff=datetime.now(UTC) - timedelta(days=90), most=None)
+    cutoff = datetime.now(UTC) - timedelta(days=90)
+    change = windows.delete_range(target, first=Place(0), last=Place(100), cutoff=cutoff, most=None)
     async with life.database.autocommit() as connection:
         await connection.execute(f"PREPARE of_window (text[]) AS {change.statement}")
         args = ", ".join(f"'{value}'" for value in change.args)

@@ -1,0 +1,108 @@
+"""What is known of a table before and after a sweep: its file, the planner's estimates, exact counts."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from db.targets import Target, quoted
+
+
+@dataclass(frozen=True)
+class Table:
+    """`filenode` is changed by a rewrite (VACUUM FULL)."""
+
+    blocks: int
+    filenode: int
+    rows: int | None  # the planner's estimate; None where it never looked
+    index: str | None  # a valid index whose first column is the target's and that holds every eligible row
+    swallows: bool  # whether a trigger or a rule could keep a DELETE from removing a row
+    next_xid: int | None  # the first transaction id that has not ended; None while an earlier one is open
+
+
+@dataclass(frozen=True)
+class Census:
+    """What a dry run counts. `bytes` is the rows' stored size, TOAST included, indexes not."""
+
+    eligible: int
+    bytes: int
+    oldest: str | None
+    newest: str | None
+
+
+# A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
+# BEFORE ROW DELETE is 1 + 2 + 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
+TABLE = """
+    SELECT (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint AS blocks,
+           pg_relation_filenode(c.oid)::bigint AS filenode,
+           CASE WHEN c.reltuples >= 0 AND (c.reltuples > 0 OR c.relpages > 0) THEN c.reltuples::bigint END AS rows,
+           (SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = x.indkey[0]
+            WHERE x.indrelid = c.oid AND x.indisvalid AND x.indisready AND m.amname = 'btree' AND a.attname = $2
+              AND (x.indpred IS NULL
+                   OR pg_get_expr(x.indpred, c.oid) = format('(%I IS NOT NULL)', a.attname))
+            ORDER BY x.indnatts, pg_relation_size(i.oid), i.relname LIMIT 1) AS index,
+           c.relhasrules OR EXISTS (
+               SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 11 = 11 AND t.tgenabled <> 'D'
+           ) AS swallows,
+           CASE WHEN pg_snapshot_xmin(s) = pg_snapshot_xmax(s) THEN pg_snapshot_xmax(s)::text::bigint END AS next_xid
+    FROM pg_class c, pg_current_snapshot() s WHERE c.oid = $1::text::regclass
+"""
+COLUMNS = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v' ORDER BY attnum
+"""
+# HeapTupleHeaderData and its line pointer (src/include/access/htup_details.h).
+ROW_HEADER_BYTES = 24 + 4
+
+# Of runs that took long enough to say something.
+SPEED = """
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY speed) FROM (
+        SELECT rows_done / extract(epoch FROM finished_at - started_at) AS speed FROM lowtide.run
+        WHERE target = $1 AND pace = $2 AND state = 'succeeded' AND rows_done >= 1000
+        ORDER BY finished_at DESC LIMIT 5
+    ) last
+"""
+
+
+async def table(connection: asyncpg.Connection, target: Target) -> Table:
+    """Raises the server's UndefinedTable where there is no such table."""
+    return Table(**dict(await connection.fetchrow(TABLE, target.relation, target.column)))
+
+
+async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> int:
+    """The planner's estimate of the eligible rows: worth something where the table was analyzed."""
+    explained = await connection.fetchval(
+        f"EXPLAIN (FORMAT JSON) SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1')}", cutoff
+    )
+    return int(explained[0]["Plan"]["Plan Rows"])
+
+
+async def count(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int) -> int:
+    """Count eligible rows, up to `most`."""
+    counted: int = await connection.fetchval(
+        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1')} LIMIT $2) counted",
+        cutoff,
+        most,
+    )
+    return counted
+
+
+async def census(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> Census:
+    """Count the eligible rows exactly. One statement, so one snapshot."""
+    column = target.quoted_column
+    columns = [row["attname"] for row in await connection.fetch(COLUMNS, target.relation)]
+    stored = " + ".join(f"coalesce(pg_column_size({quoted(name)}), 0)" for name in columns) or "0"
+    row = await connection.fetchrow(
+        f"SELECT count(*) AS eligible, coalesce(sum({stored} + {ROW_HEADER_BYTES}), 0)::bigint AS bytes, "
+        f"min({column})::text AS oldest, max({column})::text AS newest "
+        f"FROM ONLY {target.relation} WHERE {target.indexable('$1')}",
+        cutoff,
+    )
+    return Census(**dict(row))
+
+
+async def usual_speed(connection: asyncpg.Connection, target: Target, *, pace: str) -> float | None:
+    """Rows per second of the last runs over this table at this pace, their median; None where there was none."""
+    speed: float | None = await connection.fetchval(SPEED, target.name, pace)
+    return speed

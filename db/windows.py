@@ -1,0 +1,119 @@
+"""The statements of a sweep's windows: what one batch deletes, by ranges of places and by lists of them.
+
+Each repeats the whole eligibility condition. The bounds and the cutoff travel as text: `-infinity`, BC and the year
+20000 do not fit Python's datetime, and their rows are eligible too.
+
+`$1` is text[]. Of a range: [1] its first ctid, [2] the first one after it, [3] the cutoff, [4] a LIMIT. Of a list: [1]
+the cutoff, [2:] the ctids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from db.batches import Change
+from db.targets import Target, literal
+
+RANGE = "ctid >= ($1)[1]::tid AND ctid < ($1)[2]::tid"
+LIST = "ctid = ANY((($1)[2:])::tid[])"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a row lies: its block, and its line pointer there. Line pointers count from 1; 0 is before all of them."""
+
+    block: int
+    pointer: int = 0
+
+    @property
+    def ctid(self) -> str:
+        return f"({self.block},{self.pointer})"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An eligible row: its place, and the column's value as text."""
+
+    place: Place
+    value: str
+
+
+def delete_range(
+    target: Target, *, first: Place, last: Place, cutoff: datetime, most: int | None, skip_locked: str | None = None
+) -> Change:
+    """Delete the eligible rows from `first` up to, not with, `last`; at most `most` of them.
+
+    With `skip_locked`, rows that others hold are passed over, and counted under that name.
+    """
+    here = f"{RANGE} AND {target.eligible('($1)[3]::timestamptz')}"
+    args = [first.ctid, last.ctid, cutoff.isoformat(), str(most or 0)]
+    if skip_locked is None and most is None:
+        return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
+    limit = "" if most is None else " LIMIT ($1)[4]::bigint"
+    return _delete_chosen(target, here, args, limit=limit, skip_locked=skip_locked)
+
+
+def delete_listed(target: Target, ctids: Sequence[str], *, cutoff: datetime, skip_locked: str | None = None) -> Change:
+    """Delete those of the listed rows that are still eligible. A place may hold another row by now."""
+    here = f"{LIST} AND {target.eligible('($1)[1]::timestamptz')}"
+    args = [cutoff.isoformat(), *ctids]
+    if skip_locked is None:
+        return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
+    return _delete_chosen(target, here, args, limit="", skip_locked=skip_locked)
+
+
+def _delete_chosen(target: Target, here: str, args: Sequence[str], *, limit: str, skip_locked: str | None) -> Change:
+    """Lock what is eligible `here` and free, then delete that. The condition is looked at again under the lock."""
+    rows = f"FROM ONLY {target.relation} WHERE {here}"
+    locking = "" if skip_locked is None else " FOR UPDATE SKIP LOCKED"
+    deleting = (
+        f"DELETE FROM ONLY {target.relation} WHERE ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{locking})) AND {here}"
+    )
+    if skip_locked is None:
+        return Change(deleting, args=args)
+    # Eligible still, and not to be had: so a LIMIT does not count as a lock.
+    free = f"SELECT count(*) FROM (SELECT 1 {rows} FOR UPDATE SKIP LOCKED) free"
+    locked = f"(SELECT count(*) {rows}) - ({free})"
+    return Change(deleting, args=args, after=f"SELECT jsonb_build_object({literal(skip_locked)}, {locked})")
+
+
+def pass_over(counter: str) -> Change:
+    """Change nothing, and count one row under that name: for a row that takes longer than it may."""
+    return Change("SELECT WHERE false", after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
+
+
+async def first_eligible(
+    connection: asyncpg.Connection, target: Target, *, first: Place, last: Place, cutoff: datetime
+) -> Place | None:
+    """The place of the first eligible row of the range."""
+    row = await connection.fetchval(
+        f"SELECT ctid FROM ONLY {target.relation} WHERE {RANGE} AND {target.eligible('($1)[3]::timestamptz')} LIMIT 1",
+        [first.ctid, last.ctid, cutoff.isoformat()],
+    )
+    return None if row is None else Place(*row)
+
+
+async def eligible_rows(
+    connection: asyncpg.Connection,
+    target: Target,
+    *,
+    cutoff: datetime,
+    most: int,
+    since: str | None = None,
+    beyond: str | None = None,
+) -> list[Listed]:
+    """The first `most` eligible rows in the order of the column, from value `since` on, or after value `beyond`.
+
+    Written so that an index on the column can answer, from the lower bound on: dead entries before it are not read.
+    """
+    column = target.quoted_column
+    operator, value = (">=", since) if beyond is None else (">", beyond)
+    lower = "" if value is None else f" AND {column} {operator} $3::text::timestamptz"
+    rows = await connection.fetch(
+        f"SELECT ctid, {column}::text AS value FROM ONLY {target.relation} "
+        f"WHERE {target.indexable('$1')}{lower} ORDER BY {column} LIMIT $2",
+        *(cutoff, most) if value is None else (cutoff, most, value),
+    )
+    return [Listed(Place(*row["ctid"]), row["value"]) for row in rows]

@@ -1,0 +1,50 @@
+"""What a purge would do: an exact count in one snapshot. Nothing changes but the run itself."""
+
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from db import estimates
+from db.faults import server_message
+from db.targets import Target
+from jobs.failures import Refused
+from jobs.run import Run, isoformat
+from jobs.ways import choose
+
+LONGEST_COUNT = "30min"
+# Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
+RECORDED_SPEED = {"full": 500_000.0, "gentle": 100_000.0}
+
+
+class CountTookTooLong(Refused):
+    pass
+
+
+async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
+    """On a connection of its own, read only; the heartbeat and the result go over others."""
+    pace = run.wishes.pace or "full"
+    async with run.database.tuned(statement_timeout=LONGEST_COUNT) as connection:
+        speed = await estimates.usual_speed(connection, target, pace=pace)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                table = await estimates.table(connection, target)
+                choice = await choose(connection, target, table, cutoff=cutoff)
+                census = await estimates.census(connection, target, cutoff=cutoff)
+        except asyncpg.QueryCanceledError as exc:
+            raise CountTookTooLong(
+                f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
+            ) from exc
+    return {
+        "dry_run": True,
+        "purged": 0,
+        "eligible": census.eligible,
+        "bytes": census.bytes,
+        "cutoff": isoformat(cutoff),
+        "oldest": census.oldest,
+        "newest": census.newest,
+        "pace": pace,
+        "way": choice.told,
+        "seconds": round(census.eligible / (speed or RECORDED_SPEED[pace]), 1),
+        "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
+    }

@@ -1,0 +1,161 @@
+"""Pass after pass over a table until nothing is eligible. Later passes are for rows that moved or were locked."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from db import estimates, leases, windows
+from db.targets import Target
+from db.windows import Listed
+from jobs.health import Health
+from jobs.run import Run
+from jobs.sweep import sweep
+from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose
+
+MOST_PASSES = 5
+PASSED_OVER = ("locked", "slow")
+# The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
+CLOSING_LOOK_S = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`remaining` is whether eligible rows are left, `reason` why."""
+
+    remaining: bool
+    reason: str | None
+    passes: int
+    locked: int
+    slow: int
+    way: str
+
+
+async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -> Outcome:
+    """Delete what is eligible, from the run's cursor on."""
+    left: list[Listed] | None = None
+    while True:
+        if await _begins_anew(run, target):
+            await _begin(run, target, cutoff, left)
+        way = Blocks(target, cutoff) if run.cursor["way"] == "blocks" else Lists(target, cutoff, found=left)
+        await sweep(run, way, health=health)
+        left = await _left(run, target, cutoff)
+        if left == []:
+            return _outcome(run, reason=None)
+        if reason := _why_no_more(run):
+            return _outcome(run, reason=reason)
+        run.cursor = run.cursor | {"ended": True}
+
+
+def _outcome(run: Run, *, reason: str | None) -> Outcome:
+    number, remaining = run.cursor["pass"], reason is not None
+    over = _passed_over(run) if remaining else dict.fromkeys(PASSED_OVER, 0)
+    return Outcome(remaining, reason, number, over["locked"], over["slow"], run.cursor["told"])
+
+
+def _passed_over(run: Run) -> dict[str, int]:
+    """How many rows the present pass left behind, by reason."""
+    return {why: run.counters.get(f"{why}_in_pass_{run.cursor['pass']}", 0) for why in PASSED_OVER}
+
+
+async def _begins_anew(run: Run, target: Target) -> bool:
+    """At the start, after a pass, and where a rewrite of the table (VACUUM FULL) has moved every row."""
+    if "pass" not in run.cursor or "ended" in run.cursor:
+        return True
+    async with run.database.autocommit() as connection:
+        table = await estimates.table(connection, target)
+    return table.filenode != int(run.cursor["filenode"])
+
+
+async def _begin(run: Run, target: Target, cutoff: datetime, left: list[Listed] | None) -> None:
+    """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
+    if left is not None and len(left) < LIST_ROWS:
+        way, told = "lists", run.cursor["told"]
+    elif "pass" in run.cursor:
+        way, told = "blocks", run.cursor["told"]
+    else:
+        choice = await _choose(run, target, cutoff)
+        way, told = choice.way, choice.told
+    async with run.database.autocommit() as connection:
+        table = await estimates.table(connection, target)
+    start: dict[str, Any] = (
+        {"block": 0, "pointer": 0, "end": table.blocks}
+        if way == "blocks"
+        else {"since": None, "beyond": None, "done": 0}
+    )
+    run.cursor = start | {
+        "pass": run.cursor.get("pass", 0) + 1,
+        "way": way,
+        "told": told,
+        "filenode": table.filenode,
+        "next_xid": table.next_xid,
+        "rows_before": run.rows_done,
+        "batches_before": run.batches,
+    }
+
+
+async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
+    """Once, and tell onlookers how many rows to expect."""
+    async with run.database.autocommit() as connection:
+        table = await estimates.table(connection, target)
+        choice = await choose(connection, target, table, cutoff=cutoff)
+    async with run.transaction() as session:
+        await leases.advance(session, run.claim, cursor={}, rows_expected=choice.expected)
+    return choice
+
+
+async def _left(run: Run, target: Target, cutoff: datetime) -> list[Listed] | None:
+    """Eligible rows after a pass, LIST_ROWS at most; None where looking for them takes too long."""
+    async with run.database.autocommit() as connection:
+        if await _nobody_wrote(connection, run, target):
+            return []
+    begun = time.monotonic()
+    try:
+        async with run.database.tuned(statement_timeout=f"{CLOSING_LOOK_S}s") as connection:
+            return await windows.eligible_rows(connection, target, cutoff=cutoff, most=LIST_ROWS)
+    except asyncpg.QueryCanceledError:
+        if time.monotonic() - begun < CLOSING_LOOK_S:
+            raise
+        return None
+
+
+async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target) -> bool:
+    """Whether every transaction id that was used since the pass began is of one of its batches.
+
+    Then no row has moved, none has become eligible, and the pass has met all there were: the look at the end, which
+    costs up to a third of the pass, has nothing to find. Whoever else writes, anywhere in the server, uses an id, and
+    none was open when the pass began. A trigger that keeps rows from going, a row passed over and a limit
+    that is reached leave rows behind all the same.
+    """
+    left_behind = run.spent or any(
+        run.counters.get(f"{why}_in_pass_{run.cursor['pass']}") for why in ("locked", "slow")
+    )
+    if left_behind:
+        return False
+    table = await estimates.table(connection, target)
+    ours = run.batches - int(run.cursor["batches_before"])
+    if table.swallows or table.next_xid is None or run.cursor["next_xid"] is None:
+        return False
+    return table.next_xid - int(run.cursor["next_xid"]) == ours
+
+
+def _why_no_more(run: Run) -> str | None:
+    """Why rows are left; None when another pass is worth it."""
+    number = run.cursor["pass"]
+    over = _passed_over(run)
+    removed = run.rows_done - run.cursor["rows_before"]
+    if run.spent:
+        return "the limit of the payload (max_rows, max_seconds) is reached"
+    if removed > 0 and number < MOST_PASSES:
+        return None
+    if over["slow"]:
+        return (
+            f"{over['slow']} rows take longer than a second each, and were passed over; look for a trigger on the table"
+        )
+    if over["locked"]:
+        return f"{over['locked']} rows are locked by others"
+    if removed == 0:
+        return "eligible rows are left that a DELETE does not remove; look for a trigger or a rule on the table"
+    return f"rows keep becoming eligible or moving: {MOST_PASSES} passes"

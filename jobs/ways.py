@@ -1,0 +1,186 @@
+"""How a purge walks its table: by ranges of places where eligible rows are dense, by lists where they are rare."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from db import estimates, windows
+from db.batches import Change
+from db.estimates import Table
+from db.targets import Target
+from db.windows import Listed, Place
+from jobs.run import Run
+from jobs.sweep import Window
+
+# MaxHeapTuplesPerPage of PostgreSQL at its block size of 8 kB: (8192 - 24) / (24 + 4).
+POINTERS = 291
+# Below this share of eligible rows a block, looking them up costs less than reading every block. Measured: a block that
+# is read for nothing takes 5 to 10 µs, a row that is looked up 10 to 20 µs more than one that is met.
+DENSE = 0.5
+# Below so many blocks (8 MB) nothing is worth a decision.
+SMALL_BLOCKS = 1000
+# How many rows one look lists. More are no faster, and would be remembered for longer.
+LIST_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way, why in a sentence, and how many rows are eligible (None: nobody knows)."""
+
+    way: str
+    told: str
+    expected: int | None
+
+
+async def choose(connection: asyncpg.Connection, target: Target, table: Table, *, cutoff: datetime) -> Choice:
+    """From the planner's statistics; an exact count by index decides where they say that eligible rows are rare."""
+    expected = None if table.rows is None else await estimates.expected(connection, target, cutoff=cutoff)
+    if table.index is None:
+        return _blocks(table, expected, f"no index on {target.column} finds eligible rows")
+    if table.blocks < SMALL_BLOCKS:
+        return _blocks(table, expected, "a small table")
+    most = int(table.blocks * DENSE)
+    if expected is None or expected < most:
+        counted = await estimates.count(connection, target, cutoff=cutoff, most=most)
+        if counted < most:
+            share = f" ({counted / table.rows:.2%})" if table.rows else ""
+            told = f"lists by index {table.index}: {counted:,} rows{share} are eligible, in {table.blocks:,} blocks"
+            return Choice("lists", told, counted)
+        return _blocks(table, None, f"more than {most:,} rows are eligible")
+    return _blocks(table, expected, None)
+
+
+def _blocks(table: Table, expected: int | None, why: str | None) -> Choice:
+    if table.rows and expected is not None:
+        told = f"block ranges: {min(expected / table.rows, 1):.0%} of {table.blocks:,} blocks' rows eligible"
+    else:
+        told = f"block ranges: {table.blocks:,} blocks"
+    return Choice("blocks", told if why is None else f"{told} ({why})", expected)
+
+
+@dataclass(frozen=True)
+class Purge:
+    """What both ways delete: the target's rows before the cutoff. Locked and slow rows are counted by pass."""
+
+    target: Target
+    cutoff: datetime
+
+    def locked(self, run: Run) -> str:
+        return f"locked_in_pass_{run.cursor['pass']}"
+
+    def slow(self, run: Run) -> str:
+        return f"slow_in_pass_{run.cursor['pass']}"
+
+
+class Blocks(Purge):
+    """Ranges of the table's places: each block is read once, whatever the key.
+
+    The unit is a line pointer. Below one block a window starts at the next eligible row.
+    """
+
+    first, largest = 16 * POINTERS, 4096 * POINTERS
+
+    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
+        cursor, end = run.cursor, run.cursor["end"]
+        if cursor["block"] >= end or run.spent:
+            return []
+        if size < POINTERS or cursor["pointer"] > 0:
+            return [await self._within_block(run, size)]
+        ahead: list[Window] = []
+        while cursor["block"] < end and len(ahead) < (most if run.rows_left is None else 1):
+            first = Place(cursor["block"])
+            last = Place(min(first.block + size // POINTERS, end))
+            ahead.append(self._range(run, first, last, (last.block - first.block) * POINTERS))
+            cursor = ahead[-1].cursor
+        return ahead
+
+    async def _within_block(self, run: Run, size: int) -> Window:
+        first, next_block = Place(run.cursor["block"], run.cursor["pointer"]), Place(run.cursor["block"] + 1)
+        async with run.database.autocommit() as connection:
+            found = await windows.first_eligible(
+                connection, self.target, first=first, last=next_block, cutoff=self.cutoff
+            )
+        if found is None:
+            return self._range(run, first, next_block, POINTERS)
+        last = Place(found.block, found.pointer + size)
+        return self._range(run, found, last if last.pointer <= POINTERS else next_block, size)
+
+    def _range(self, run: Run, first: Place, last: Place, units: int) -> Window:
+        rows_left = run.rows_left
+        most = rows_left if rows_left is not None and rows_left < units else None
+
+        def delete(skip_locked: str | None = None) -> Change:
+            return windows.delete_range(
+                self.target, first=first, last=last, cutoff=self.cutoff, most=most, skip_locked=skip_locked
+            )
+
+        return Window(
+            delete(),
+            cursor=run.cursor | {"block": last.block, "pointer": last.pointer},
+            units=units,
+            past_locks=delete(self.locked(run)),
+            past_all=windows.pass_over(self.slow(run)),
+        )
+
+
+class Lists(Purge):
+    """Eligible rows as an index finds them, a list at a time, in chunks that are deleted by place.
+
+    A list starts at the value where the last one ended, so dead entries before it are not read again. After a crash the
+    list is made again. The unit is a row.
+    """
+
+    first, largest = 50, LIST_ROWS
+
+    def __init__(self, target: Target, cutoff: datetime, *, found: list[Listed] | None = None) -> None:
+        """`found` is all that is left, where that is known already."""
+        super().__init__(target, cutoff)
+        self._places = sorted(row.place for row in found or [])
+        self._offset: int | None = None if found is None else 0  # the cursor's "done" when the list was made
+        self._more = found is None
+        self._bounds: dict[str, str | None] = {}
+        self._met: set[Place] = set()
+
+    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:  # noqa: ARG002 - Way's: one at a time
+        if self._offset is None:
+            self._bounds = {"since": run.cursor["since"], "beyond": run.cursor["beyond"]}
+            self._offset = run.cursor["done"]
+        while not run.spent:
+            position = run.cursor["done"] - self._offset
+            if position < len(self._places):
+                return [self._chunk(run, position, size)]
+            if not self._more:
+                return []
+            self._offset = run.cursor["done"]
+            await self._list(run)
+        return []
+
+    def _chunk(self, run: Run, position: int, size: int) -> Window:
+        count = size if run.rows_left is None else min(size, run.rows_left)
+        chunk = self._places[position : position + count]
+        cursor = run.cursor | {"done": run.cursor["done"] + len(chunk)}
+        if position + len(chunk) == len(self._places):
+            cursor |= self._bounds
+        ctids = [place.ctid for place in chunk]
+        return Window(
+            windows.delete_listed(self.target, ctids, cutoff=self.cutoff),
+            cursor=cursor,
+            units=len(chunk),
+            past_locks=windows.delete_listed(self.target, ctids, cutoff=self.cutoff, skip_locked=self.locked(run)),
+            past_all=windows.pass_over(self.slow(run)),
+        )
+
+    async def _list(self, run: Run) -> None:
+        """The next list. Rows of its first value that are there still (locked ones) were in the last one already."""
+        async with run.database.autocommit() as connection:
+            rows = await windows.eligible_rows(
+                connection, self.target, cutoff=self.cutoff, most=LIST_ROWS, **self._bounds
+            )
+        self._places = sorted({row.place for row in rows} - self._met)
+        self._more = len(rows) == LIST_ROWS
+        if self._more:
+            # A list that brings nothing new is full of rows that can't be deleted: what lies beyond them comes first.
+            ended_at = rows[-1].value
+            self._bounds = {"since": ended_at, "beyond": None} if self._places else {"since": None, "beyond": ended_at}
+            self._met = {row.place for row in rows if row.value == ended_at}
