@@ -76,16 +76,18 @@ class Sizer:
         self._unit_s: float | None = None
         self.size = first
 
-    def took(self, seconds: float, units: int) -> None:
-        """Learn from a batch that covered so many units."""
-        sample_s = max(seconds, 1e-6) / units
-        if self._unit_s is None:
-            self._unit_s = sample_s
-        else:
-            bounded_s = min(sample_s, MOST_ABOVE * self._unit_s)
-            self._unit_s += WEIGHT * (bounded_s - self._unit_s)
-        fitting = round(self.target_s / self._unit_s)
-        self.size = max(1, min(self._largest, 2 * self.size, fitting))
+    def took(self, *batches: tuple[float, int]) -> None:
+        """Learn from batches of the present size: how many seconds each took, and how many units it covered."""
+        for seconds, units in batches:
+            sample_s = max(seconds, 1e-6) / units
+            if self._unit_s is None:
+                self._unit_s = sample_s
+            else:
+                bounded_s = min(sample_s, MOST_ABOVE * self._unit_s)
+                self._unit_s += WEIGHT * (bounded_s - self._unit_s)
+        if self._unit_s is not None:
+            fitting = round(self.target_s / self._unit_s)
+            self.size = max(1, min(self._largest, 2 * self.size, fitting))
 
     def was_too_long(self, seconds: float, units: int) -> None:
         """A batch was taken back after so long: the next one is half as large."""

@@ -101,7 +101,7 @@ async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, target)
         choice = await choose(connection, target, table, cutoff=cutoff)
-    async with run.transaction() as session:
+    async with run.database.sessions.begin() as session:
         await leases.advance(session, run.claim, cursor={}, rows_expected=choice.expected)
     return choice
 

@@ -46,7 +46,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
     policy = _policy_for(payload, policies)
     keep = _keep_for(payload, policy)
     wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
-    async with run.transaction() as session:
+    async with run.database.sessions.begin() as session:
         cutoff, run.wishes = await leases.freeze(
             session, run.claim, keep=keep, policy=policy.name, target=policy.target.name, wishes=wishes
         )

@@ -79,7 +79,7 @@ class _Walk:
         self._rest = Rest(time.monotonic(), debt_s=DEBT_S)
         self._look_at = time.monotonic()
         self._past_locks_for = 0
-        self._alone = False
+        self._at_once = 1  # grows with the windows: several of a size that does not fit yet would be for nothing
         self._patience = 1
         self._timeouts: tuple[float, float] | None = None
 
@@ -87,7 +87,7 @@ class _Walk:
         """One round trip; False at the end of the walk."""
         await self._until_well()
         pace = _pace(self._run)
-        windows = await self._way.windows(self._run, self._sizer.size, most=1 if self._alone else pace.batches_at_once)
+        windows = await self._way.windows(self._run, self._sizer.size, most=min(self._at_once, pace.batches_at_once))
         if not windows:
             return False
         await self._follow(pace)
@@ -100,7 +100,7 @@ class _Walk:
         if timeouts != self._timeouts:
             self._timeouts = timeouts
             self._sizer.target_s = pace.target_s
-            self._watch.patience_s = pace.patience_s
+            self._watch.target_s, self._watch.patience_s = pace.target_s, pace.patience_s
             await set_timeouts(self._connection, statement_s=timeouts[0], lock_s=timeouts[1])
 
     async def _commit(self, windows: list[Window]) -> float:
@@ -111,7 +111,7 @@ class _Walk:
         except asyncpg.PostgresError as exc:
             if sqlstate(exc) not in {LOCKED, CANCELLED}:
                 raise
-        self._alone = True
+        self._at_once = 1
         await self._run.look_again()
         return time.monotonic() - begun
 
@@ -136,15 +136,14 @@ class _Walk:
     async def _batch(self, windows: list[Window], *, past_locks: bool) -> float:
         changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
         batches = [Batch(change, window.cursor) for change, window in zip(changes, windows, strict=True)]
-        self._watch.begin()
+        self._watch.begin(len(batches))
         try:
             done = await self._run.batch(self._connection, batches)
         finally:
             await self._watch.end()
-        for window, did in zip(windows, done, strict=False):
-            self._sizer.took(did.seconds, window.units)
+        self._sizer.took(*((did.seconds, window.units) for window, did in zip(windows, done, strict=False)))
         self._past_locks_for -= len(done)
-        self._alone, self._patience = False, 1
+        self._at_once, self._patience = 2 * len(done), 1
         return sum(did.seconds for did in done)
 
     def _smaller(self, window: Window, took_s: float) -> bool:

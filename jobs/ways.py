@@ -79,7 +79,7 @@ class Blocks(Purge):
     The unit is a line pointer. Below one block a window starts at the next eligible row.
     """
 
-    first, largest = 16 * POINTERS, 4096 * POINTERS
+    first, largest = 32 * POINTERS, 4096 * POINTERS
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         cursor, end = run.cursor, run.cursor["end"]

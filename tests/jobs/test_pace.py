@@ -13,7 +13,7 @@ def sizer(*, first: int = 16, largest: int = 4096) -> Sizer:
 def test_it_finds_the_size_that_takes_the_target_time(unit_s: float) -> None:
     sized = sizer()
     for _ in range(30):
-        sized.took(sized.size * unit_s, sized.size)
+        sized.took((sized.size * unit_s, sized.size))
     assert sized.size * unit_s == pytest.approx(0.002, rel=0.1)
 
 
@@ -21,11 +21,11 @@ def test_it_grows_at_most_twofold_a_step_and_keeps_its_bounds() -> None:
     sized = sizer(largest=100)
     sizes = []
     for _ in range(5):
-        sized.took(0, sized.size)
+        sized.took((0, sized.size))
         sizes.append(sized.size)
     assert sizes == [32, 64, 100, 100, 100]
     for _ in range(50):
-        sized.took(10, sized.size)
+        sized.took((10, sized.size))
     assert sized.size == 1
 
 
@@ -33,16 +33,16 @@ def test_one_batch_that_is_a_hundred_times_as_long_costs_less_than_half_of_the_s
     """Control: followed at once, the size falls from 200 to 2."""
     sized = sizer(first=200)
     for _ in range(10):
-        sized.took(sized.size * 0.00001, sized.size)
+        sized.took((sized.size * 0.00001, sized.size))
     assert sized.size == 200
-    sized.took(0.2, sized.size)
+    sized.took((0.2, sized.size))
     assert sized.size > 100
 
 
 def test_what_stays_slow_is_followed() -> None:
     sized = sizer(first=200)
     for _ in range(20):
-        sized.took(sized.size * 0.001, sized.size)
+        sized.took((sized.size * 0.001, sized.size))
     assert sized.size == 2
 
 
@@ -53,7 +53,7 @@ def test_a_batch_that_was_taken_back_halves_the_size_down_to_one() -> None:
         sized.was_too_long(0.1, sized.size)
         sizes.append(sized.size)
     assert sizes == [4, 2, 1, 1]
-    sized.took(0.1, 1)
+    sized.took((0.1, 1))
     assert sized.size == 1
 
 
