@@ -3,9 +3,16 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from db.queryplans import Stated, stated
+
 EXISTS = text("SELECT EXISTS (SELECT 1 FROM public.worker WHERE id = :id)")
 
 
 async def exists(session: AsyncSession, actor_id: int) -> bool:
     found: bool = (await session.execute(EXISTS, {"id": actor_id})).scalar_one()
     return found
+
+
+def stated_existence(actor_id: int) -> Stated:
+    """For EXPLAIN."""
+    return stated("actor", EXISTS, id=actor_id)

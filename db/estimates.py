@@ -1,7 +1,7 @@
 """What is known of a table before and after a sweep: its file, the planner's estimates, exact counts."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -63,6 +63,12 @@ SPEED = """
         ORDER BY finished_at DESC LIMIT 5
     ) last
 """
+
+
+async def cutoff(connection: asyncpg.Connection, *, keep: timedelta) -> datetime:
+    """What a run that is created now would delete up to, by the database's clock."""
+    instant: datetime = await connection.fetchval("SELECT now() - $1::interval", keep)
+    return instant
 
 
 async def table(connection: asyncpg.Connection, target: Target) -> Table:

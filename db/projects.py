@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from db.queryplans import Stated, stated
+
 
 @dataclass(frozen=True)
 class LockedProject:
@@ -36,3 +38,12 @@ async def close_to_inserts(session: AsyncSession, project_id: int) -> LockedProj
 async def archive(session: AsyncSession, project_id: int) -> None:
     """Set archived_at; an earlier one stands. From the commit on no task enters the project."""
     await session.execute(ARCHIVE, {"id": project_id})
+
+
+def stated_joining(project_id: int) -> Stated:
+    """For EXPLAIN."""
+    return stated("project", JOIN, id=project_id, writes=True)
+
+
+def stated_closing(project_id: int) -> Stated:
+    return stated("closing the project", CLOSE_TO_INSERTS, id=project_id, writes=True)

@@ -1,13 +1,14 @@
 """What is said about tasks: bulk insert, verification, completion, and the walk through a project."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.batches import Change
+from db.queryplans import Stated, stated
 
 COLUMNS = ("id", "title", "description", "status", "priority", "project_id", "created_by_id")
 
@@ -43,10 +44,13 @@ COMPLETE = text(f"""
     FROM public.project p
     WHERE t.id = ANY(CAST(:ids AS bigint[])) AND {MAY_COMPLETE.format(actor=":actor")}
 """)
+OPEN = f"""
+    SELECT 1 FROM public.task t, public.project p WHERE t.id = ANY($1) AND {MAY_COMPLETE.format(actor="$2::bigint")}
+"""
 COMPLETE_CHUNK = f"""
     UPDATE public.task t SET status = 'completed', updated_at = now()
     FROM public.project p
-    WHERE t.id = ANY($2) AND {MAY_COMPLETE.format(actor="(SELECT ($1)[1]::bigint)")}
+    WHERE t.id = ANY($2) AND {MAY_COMPLETE.format(actor="(SELECT ($1::text[])[1]::bigint)")}
 """
 # Counts and locks: what is counted here can't change before the update that follows in the same transaction.
 COUNT_CHUNK = f"""
@@ -54,7 +58,7 @@ COUNT_CHUNK = f"""
     FROM (
         SELECT kind, count(*) AS total
         FROM (
-            SELECT {KIND.format(actor="(SELECT ($1)[1]::bigint)")} AS kind
+            SELECT {KIND.format(actor="(SELECT ($1::text[])[1]::bigint)")} AS kind
             FROM public.task t JOIN public.project p ON p.id = t.project_id
             WHERE t.id = ANY($2) ORDER BY t.id
             FOR NO KEY UPDATE OF t FOR SHARE OF p
@@ -63,10 +67,11 @@ COUNT_CHUNK = f"""
     ) counted
 """
 TO_ARCHIVE = "deleted_at IS NULL AND status <> 'archived'"
-ARCHIVE_RANGE = f"""
-    UPDATE public.task SET status = 'archived', updated_at = now()
-    WHERE project_id = ($1)[1]::bigint AND id > ($1)[2]::bigint AND id <= ($1)[3]::bigint AND {TO_ARCHIVE}
+RANGE = f"""
+    project_id = ($1::text[])[1]::bigint AND id > ($1::text[])[2]::bigint AND id <= ($1::text[])[3]::bigint
+    AND {TO_ARCHIVE}
 """
+ARCHIVE_RANGE = f"UPDATE public.task SET status = 'archived', updated_at = now() WHERE {RANGE}"
 LAST_OF_RANGE = """
     SELECT max(id) FROM (
         SELECT id FROM public.task WHERE project_id = $1 AND deleted_at IS NULL AND id > $2 ORDER BY id LIMIT $3
@@ -131,6 +136,23 @@ async def last_of_range(connection: asyncpg.Connection, project_id: int, *, afte
     """The id that ends a range of at most `most` tasks of the project above `after`; None when there are none."""
     last: int | None = await connection.fetchval(LAST_OF_RANGE, project_id, after, most)
     return last
+
+
+def stated_marking(ids: Sequence[int], *, actor: int) -> list[Stated]:
+    """What mark-completed says, for EXPLAIN."""
+    completing = stated("completion", COMPLETE, ids=list(ids), actor=actor, writes=True)
+    return [stated("verification", KINDS, ids=list(ids), actor=actor), replace(completing, reads=OPEN)]
+
+
+def stated_archiving(project_id: int, *, most: int) -> list[Stated]:
+    """What archive-project says, for EXPLAIN, of a window from the project's first task on."""
+    window = archive_range(project_id, after=0, last=most)
+    reads = f"SELECT 1 FROM public.task WHERE {RANGE}"
+    return [
+        Stated("end of a window", LAST_OF_RANGE, [project_id, 0, most]),
+        Stated("window", window.statement, [list(window.args)], writes=True, reads=reads),
+        stated("count", COUNT_TO_ARCHIVE, project_id=project_id),
+    ]
 
 
 async def count_to_archive(session: AsyncSession, project_id: int) -> int:

@@ -14,10 +14,11 @@ from datetime import datetime
 import asyncpg
 
 from db.batches import Change
+from db.queryplans import Stated
 from db.targets import Target, literal
 
-RANGE = "ctid >= ($1)[1]::tid AND ctid < ($1)[2]::tid"
-LIST = "ctid = ANY((($1)[2:])::tid[])"
+RANGE = "ctid >= ($1::text[])[1]::tid AND ctid < ($1::text[])[2]::tid"
+LIST = "ctid = ANY((($1::text[])[2:])::tid[])"
 
 
 @dataclass(frozen=True, order=True)
@@ -47,17 +48,17 @@ def delete_range(
 
     With `skip_locked`, rows that others hold are passed over, and counted under that name.
     """
-    here = f"{RANGE} AND {target.eligible('($1)[3]::timestamptz')}"
+    here = f"{RANGE} AND {target.eligible('($1::text[])[3]::timestamptz')}"
     args = [first.ctid, last.ctid, cutoff.isoformat(), str(most or 0)]
     if skip_locked is None and most is None:
         return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
-    limit = "" if most is None else " LIMIT ($1)[4]::bigint"
+    limit = "" if most is None else " LIMIT ($1::text[])[4]::bigint"
     return _delete_chosen(target, here, args, limit=limit, skip_locked=skip_locked)
 
 
 def delete_listed(target: Target, ctids: Sequence[str], *, cutoff: datetime, skip_locked: str | None = None) -> Change:
     """Delete those of the listed rows that are still eligible. A place may hold another row by now."""
-    here = f"{LIST} AND {target.eligible('($1)[1]::timestamptz')}"
+    here = f"{LIST} AND {target.eligible('($1::text[])[1]::timestamptz')}"
     args = [cutoff.isoformat(), *ctids]
     if skip_locked is None:
         return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
@@ -89,10 +90,30 @@ async def first_eligible(
 ) -> Place | None:
     """The place of the first eligible row of the range."""
     row = await connection.fetchval(
-        f"SELECT ctid FROM ONLY {target.relation} WHERE {RANGE} AND {target.eligible('($1)[3]::timestamptz')} LIMIT 1",
+        f"SELECT ctid FROM ONLY {target.relation} "
+        f"WHERE {RANGE} AND {target.eligible('($1::text[])[3]::timestamptz')} LIMIT 1",
         [first.ctid, last.ctid, cutoff.isoformat()],
     )
     return None if row is None else Place(*row)
+
+
+def stated(target: Target, *, way: str, blocks: int, rows: int, cutoff: datetime, most: int) -> list[Stated]:
+    """What a purge says, for EXPLAIN: a window of so many blocks or so many rows, and the list of what is left."""
+    if way == "blocks":
+        change = delete_range(target, first=Place(0), last=Place(blocks), cutoff=cutoff, most=None)
+    else:
+        change = delete_listed(target, ["(0,1)"] * rows, cutoff=cutoff)
+    reads = change.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
+    window = Stated("window", change.statement, [list(change.args)], writes=True, reads=reads)
+    return [window, Stated("list of eligible rows", _listing(target), [cutoff, most])]
+
+
+def _listing(target: Target, lower: str = "") -> str:
+    column = target.quoted_column
+    return (
+        f"SELECT ctid, {column}::text AS value FROM ONLY {target.relation} "
+        f"WHERE {target.indexable('$1')}{lower} ORDER BY {column} LIMIT $2"
+    )
 
 
 async def eligible_rows(
@@ -108,12 +129,8 @@ async def eligible_rows(
 
     Written so that an index on the column can answer, from the lower bound on: dead entries before it are not read.
     """
-    column = target.quoted_column
     operator, value = (">=", since) if beyond is None else (">", beyond)
-    lower = "" if value is None else f" AND {column} {operator} $3::text::timestamptz"
-    rows = await connection.fetch(
-        f"SELECT ctid, {column}::text AS value FROM ONLY {target.relation} "
-        f"WHERE {target.indexable('$1')}{lower} ORDER BY {column} LIMIT $2",
-        *(cutoff, most) if value is None else (cutoff, most, value),
-    )
+    lower = "" if value is None else f" AND {target.quoted_column} {operator} $3::text::timestamptz"
+    parameters = (cutoff, most) if value is None else (cutoff, most, value)
+    rows = await connection.fetch(_listing(target, lower), *parameters)
     return [Listed(Place(*row["ctid"]), row["value"]) for row in rows]

@@ -11,9 +11,10 @@ from db import estimates, leases, windows
 from db.targets import Target
 from db.windows import Listed
 from jobs.health import Health
+from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
-from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose
+from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose, statements_of
 
 MOST_PASSES = 5
 PASSED_OVER = ("locked", "slow")
@@ -97,10 +98,11 @@ async def _begin(run: Run, target: Target, cutoff: datetime, left: list[Listed] 
 
 
 async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
-    """Once, and tell onlookers how many rows to expect."""
+    """Once, and tell onlookers how many rows to expect. Raises QueryPlanRefused before anything is deleted."""
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, target)
         choice = await choose(connection, target, table, cutoff=cutoff)
+        await guard(connection, target, statements_of(target, choice.way, cutoff))
     async with run.database.sessions.begin() as session:
         await leases.advance(session, run.claim, cursor={}, rows_expected=choice.expected)
     return choice

@@ -43,7 +43,7 @@ class PurgeOldDeleted(Payload):
 
 
 async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...]) -> dict[str, Any]:
-    policy = _policy_for(payload, policies)
+    policy = policy_for(payload, policies)
     keep = _keep_for(payload, policy)
     wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
     async with run.database.sessions.begin() as session:
@@ -75,7 +75,7 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     return result
 
 
-def _policy_for(payload: PurgeOldDeleted, policies: tuple[Policy, ...]) -> Policy:
+def policy_for(payload: PurgeOldDeleted, policies: tuple[Policy, ...]) -> Policy:
     wanted = payload.table or "task"
     for policy in policies:
         if payload.policy is None and wanted in (policy.target.table, policy.target.name):

@@ -8,6 +8,7 @@ import asyncpg
 from db import estimates, windows
 from db.batches import Change
 from db.estimates import Table
+from db.queryplans import Stated
 from db.targets import Target
 from db.windows import Listed, Place
 from jobs.run import Run
@@ -57,6 +58,11 @@ def _blocks(table: Table, expected: int | None, why: str | None) -> Choice:
     else:
         told = f"block ranges: {table.blocks:,} blocks"
     return Choice("blocks", told if why is None else f"{told} ({why})", expected)
+
+
+def statements_of(target: Target, way: str, cutoff: datetime) -> list[Stated]:
+    """What a purge says, for EXPLAIN."""
+    return windows.stated(target, way=way, blocks=32, rows=Lists.first, cutoff=cutoff, most=LIST_ROWS)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,20 @@
 """`lowtide enqueue`: one-off work from a terminal."""
 
 import asyncio
-import json
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from db import runs
 from db.engine import Database
-from jobs.catalog import PAYLOADS
-from jobs.fields import invalid
 from worker import wire
-from worker.cli import output, session
+from worker.cli import output, payloads, session
 from worker.cli.follow import follow, read
-
-JOBS = ", ".join(PAYLOADS)
 
 
 def enqueue(
-    job: Annotated[str, typer.Argument(help=f"One of {JOBS}.")],
+    job: Annotated[str, typer.Argument(help=f"One of {payloads.JOBS}.")],
     payload: Annotated[str | None, typer.Option(help="The payload, a JSON object.")] = None,
     payload_file: Annotated[str | None, typer.Option(help="A file with the payload; - is standard input.")] = None,
     run_id: Annotated[str | None, typer.Option("--id", help="The run's id; the same id runs once.")] = None,
@@ -31,11 +23,10 @@ def enqueue(
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
     """Write a run into the ledger and wake a worker. Prints the run's id."""
-    if job not in PAYLOADS:
-        raise typer.BadParameter(f"there is no job {job!r}; known: {JOBS}", param_hint="JOB")
+    payloads.require_job(job)
     if run_id is not None and not wire.is_name(run_id):
         raise typer.BadParameter("a run id has 1 to 200 printable characters", param_hint="--id")
-    checked = _checked(job, _text(payload, payload_file))
+    checked = payloads.checked(job, payloads.text(payload, payload_file))
     asyncio.run(_enqueue(job, checked, run_id, _instant(not_before), wait=wait, as_json=as_json))
 
 
@@ -66,36 +57,6 @@ async def _report(database: Database, run_id: str, *, wait: bool, as_json: bool)
         output.print_json(output.run_as_json(run))
     if wait and run.state != "succeeded":
         raise typer.Exit(1)
-
-
-def _text(payload: str | None, payload_file: str | None) -> str:
-    if payload is not None and payload_file is not None:
-        raise typer.BadParameter("give --payload or --payload-file, not both", param_hint="--payload")
-    if payload_file is None:
-        return "{}" if payload is None else payload
-    try:
-        raw = sys.stdin.buffer.read() if payload_file == "-" else Path(payload_file).read_bytes()
-        return raw.decode()
-    except OSError as exc:
-        raise typer.BadParameter(f"{payload_file}: {exc.strerror}", param_hint="--payload-file") from exc
-    except UnicodeDecodeError as exc:
-        raise typer.BadParameter(f"{payload_file} is not UTF-8: {exc.reason}", param_hint="--payload-file") from exc
-
-
-def _checked(job: str, text: str) -> str:
-    """The payload as compact JSON, once its fields are right: what is wrong ends here, before there is a run."""
-    if len(text.encode("utf-8", "replace")) > wire.MOST_PAYLOAD_BYTES:
-        raise typer.BadParameter(f"the payload has more than {wire.MOST_PAYLOAD_BYTES} bytes", param_hint="--payload")
-    try:
-        value = json.loads(text)
-        PAYLOADS[job].model_validate(value)
-    except ValidationError as exc:
-        raise typer.BadParameter(str(invalid(exc)), param_hint="--payload") from exc
-    except RecursionError:
-        raise typer.BadParameter("the payload is nested too deeply", param_hint="--payload") from None
-    except ValueError as exc:
-        raise typer.BadParameter(f"the payload is not JSON: {exc}", param_hint="--payload") from exc
-    return json.dumps(value)
 
 
 def _instant(value: str | None) -> datetime | None:

@@ -13,9 +13,10 @@ from db.faults import Conflict, server_message
 from db.tasktables import MisfitTables
 from jobs.failures import is_passing
 from worker import telemetry
-from worker.cli import demo, dev, enqueue, migrate, output, runs, work
+from worker.cli import demo, dev, enqueue, explain, migrate, output, runs, steer, work
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
+from worker.cli.steer import NotToBeSteered
 from worker.embedded import EmbeddedError
 from worker.process import NotMigrated, Unreachable
 from worker.settings import WrongSettings
@@ -27,7 +28,7 @@ EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
     ((WrongSettings, USAGE_ERROR), USAGE),
-    ((Conflict, NotMigrated, MisfitTables, NoSuchRun, EmbeddedError, WrongEndState), FAILED),
+    ((Conflict, NotMigrated, MisfitTables, NoSuchRun, NotToBeSteered, EmbeddedError, WrongEndState), FAILED),
 )
 
 app = typer.Typer(
@@ -35,7 +36,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo.demo, dev.dev, migrate.migrate, work.worker, enqueue.enqueue, runs.runs, runs.show):
+for command in (
+    demo.demo,
+    dev.dev,
+    migrate.migrate,
+    work.worker,
+    enqueue.enqueue,
+    explain.explain,
+    runs.runs,
+    runs.show,
+    steer.pace,
+    steer.resume,
+):
     app.command()(command)
 
 

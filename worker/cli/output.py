@@ -6,8 +6,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from db.models import Run
 from jobs.run import isoformat
@@ -138,12 +148,21 @@ def progress() -> Progress:
         BarColumn(bar_width=28),
         TaskProgressColumn(),
         MofNCompleteColumn(),
+        SpeedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class SpeedColumn(ProgressColumn):
+    """Rows per second, of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
 
 
 def _shown(value: object) -> str:

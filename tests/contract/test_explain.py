@@ -1,0 +1,87 @@
+"""`lowtide explain`, `lowtide pace` and `lowtide resume`, from outside."""
+
+import asyncpg
+import pytest
+
+from tests import people
+from tests.contract.cli import lowtide
+
+PAYLOADS = {
+    "create-batch": '{"project_id": 1, "created_by_id": 2, "tasks": [{"title": "one"}]}',
+    "mark-completed": '{"task_ids": [1, 2], "requested_by": 1}',
+    "archive-project": '{"project_id": 1, "requested_by": 1}',
+    "purge-old-deleted": "{}",
+}
+
+
+@pytest.mark.parametrize("job", PAYLOADS)
+async def test_the_query_plans_of_every_job_are_good(job: str, database_url: str, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 5000, deleted_every=2)
+
+    shown = await lowtide("explain", job, "--payload", PAYLOADS[job], database_url=database_url)
+    told = await lowtide("explain", job, "--payload", PAYLOADS[job], "--json", database_url=database_url)
+
+    assert (shown.code, told.code) == (0, 0), shown.err + told.err
+    assert {each["verdict"] for each in told.json} == {"good"}
+    assert all(f"{each['statement']}: good" in shown.out for each in told.json)
+    if job == "purge-old-deleted":
+        assert "Tid Range Scan on task" in shown.out
+
+
+async def test_a_run_that_would_be_refused_exits_1_and_says_what_to_do(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    await sql.execute("CREATE TABLE note (task_id bigint REFERENCES task (id), body text STORAGE PLAIN)")
+    await sql.execute("INSERT INTO note SELECT 1, repeat('x', 7000) FROM generate_series(1, 200)")
+
+    shown = await lowtide("explain", "purge-old-deleted", database_url=database_url)
+
+    assert shown.code == 1
+    assert 'CREATE INDEX CONCURRENTLY ON public.note ("task_id");' in shown.err
+
+
+async def test_wrong_input_exits_2(database_url: str) -> None:
+    for arguments in (
+        ["no-such-job"],
+        ["purge-old-deleted", "--payload", '{"days": "many"}'],
+        ["purge-old-deleted", "--payload", "{"],
+        ["purge-old-deleted", "--payload", '{"table": "nope"}'],
+    ):
+        done = await lowtide("explain", *arguments, database_url=database_url)
+        assert (done.code, done.out) == (2, ""), arguments
+        assert "Traceback" not in done.err
+    assert (await lowtide("explain", "purge-old-deleted", database_url="postgresql://127.0.0.1:1/x")).code == 3
+
+
+async def test_pace_and_limits_of_a_waiting_run_are_changed(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
+
+    done = await lowtide("pace", "night", "full", "--max-rows", "7", database_url=database_url)
+
+    assert (done.code, done.err) == (0, "run night is queued\n")
+    assert tuple(await sql.fetchrow("SELECT pace, max_rows, max_seconds FROM lowtide.run")) == ("full", 7, None)
+
+
+async def test_what_can_not_be_steered_is_told(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
+    missing = await lowtide("pace", "nope", "full", database_url=database_url)
+    nothing = await lowtide("pace", "night", database_url=database_url)
+    unknown = await lowtide("pace", "night", "wild", database_url=database_url)
+    queued = await lowtide("resume", "night", database_url=database_url)
+
+    assert (missing.code, nothing.code, unknown.code, queued.code) == (1, 2, 2, 1)
+    assert 'there is no run "nope"' in missing.err
+    assert queued.err == "lowtide: run night is queued; this is for a paused one\n"
+
+
+async def test_a_paused_run_goes_on_when_it_is_resumed(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
+    await sql.execute("UPDATE lowtide.run SET state = 'paused', wait_reason = 'somebody said so'")
+
+    done = await lowtide("resume", "night", "--json", database_url=database_url)
+
+    assert (done.code, done.json["state"], done.json["wait_reason"]) == (0, "queued", None)
+    assert "LOWTIDE_REDIS_URL" in done.err

@@ -1,0 +1,72 @@
+"""`lowtide pace` and `lowtide resume`: what an operator does to a run from outside."""
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from db import runs, steering
+from db.engine import Database
+from worker.cli import output, session
+from worker.cli.follow import NoSuchRun, read
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the run as JSON.")]
+
+
+class PaceName(StrEnum):
+    GENTLE = "gentle"
+    FULL = "full"
+
+
+class NotToBeSteered(Exception):
+    """The run has ended, or it is not in the state that this is for."""
+
+
+def pace(
+    run_id: Run,
+    name: Annotated[PaceName | None, typer.Argument(metavar="[gentle|full]", help="How hard it may push.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows in all.")] = None,
+    max_seconds: Annotated[int | None, typer.Option(min=1, max=10**9, help="At most so many seconds in all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Change the pace or the limits of a run that has not ended; it follows within one batch."""
+    if name is None and max_rows is None and max_seconds is None:
+        raise typer.BadParameter("give gentle or full, --max-rows or --max-seconds")
+
+    async def changed() -> None:
+        async with session.database(session.load()) as database:
+            async with database.sessions.begin() as opened:
+                done = await steering.wish(opened, run_id, pace=name, max_rows=max_rows, max_seconds=max_seconds)
+            await _report(database, run_id, done=done, wanted="one that has not ended", as_json=as_json)
+
+    asyncio.run(changed())
+
+
+def resume(run_id: Run, as_json: Json = False) -> None:
+    """Let a paused run go on where it stopped."""
+
+    async def resumed() -> None:
+        settings = session.load()
+        async with session.database(settings) as database:
+            async with database.sessions.begin() as opened:
+                done = await steering.resume(opened, run_id)
+            if done and (why := await session.ring(settings, run_id)):
+                output.say(f"warning: {why}. A worker finds the run at its next tick.")
+            await _report(database, run_id, done=done, wanted="a paused one", as_json=as_json)
+
+    asyncio.run(resumed())
+
+
+async def _report(database: Database, run_id: str, *, done: bool, wanted: str, as_json: bool) -> None:
+    async with database.sessions.begin() as opened:
+        run = await runs.standing(opened, run_id)
+    if run is None:
+        raise NoSuchRun(run_id)
+    if not done:
+        raise NotToBeSteered(f"run {run_id} is {run.state}; this is for {wanted}")
+    if as_json:
+        output.print_json(output.run_as_json(await read(database, run_id)))
+    else:
+        output.say(f"run {run_id} is {run.state}")
