@@ -79,7 +79,8 @@ async def table(connection: asyncpg.Connection, target: Target) -> Table:
 async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> int:
     """The planner's estimate of the eligible rows: worth something where the table was analyzed."""
     explained = await connection.fetchval(
-        f"EXPLAIN (FORMAT JSON) SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1')}", cutoff
+        f"EXPLAIN (FORMAT JSON) SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
+        cutoff,
     )
     return int(explained[0]["Plan"]["Plan Rows"])
 
@@ -87,7 +88,7 @@ async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: da
 async def count(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int) -> int:
     """Count eligible rows, up to `most`."""
     counted: int = await connection.fetchval(
-        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1')} LIMIT $2) counted",
+        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')} LIMIT $2) counted",
         cutoff,
         most,
     )
@@ -102,7 +103,7 @@ async def census(connection: asyncpg.Connection, target: Target, *, cutoff: date
     row = await connection.fetchrow(
         f"SELECT count(*) AS eligible, coalesce(sum({stored} + {ROW_HEADER_BYTES}), 0)::bigint AS bytes, "
         f"min({column})::text AS oldest, max({column})::text AS newest "
-        f"FROM ONLY {target.relation} WHERE {target.indexable('$1')}",
+        f"FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
         cutoff,
     )
     return Census(**dict(row))

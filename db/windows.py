@@ -112,7 +112,7 @@ def _listing(target: Target, lower: str = "") -> str:
     column = target.quoted_column
     return (
         f"SELECT ctid, {column}::text AS value FROM ONLY {target.relation} "
-        f"WHERE {target.indexable('$1')}{lower} ORDER BY {column} LIMIT $2"
+        f"WHERE {target.indexable('$1::timestamptz')}{lower} ORDER BY {column} LIMIT $2"
     )
 
 
