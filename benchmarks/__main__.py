@@ -1,19 +1,18 @@
-"""`make bench`: every case, a table each. `python -m benchmarks --quick` is a tenth of the rows."""
+"""`make bench`: every section, a table each. `python -m benchmarks --quick` is a small size for every day."""
 
 import argparse
 import asyncio
 import logging
-import os
-import platform
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import create_batch, mark_completed, purge
-from benchmarks.stage import SETTINGS, Stage, stage
+from benchmarks import create_batch, mark_completed, memory, purge
+from benchmarks.report import Report
+from benchmarks.stage import SETTINGS, seeded, server
+from worker.embedded import Postgres
 
 
 @dataclass(frozen=True)
@@ -21,77 +20,80 @@ class Size:
     seeded: int
     rows: int
     rounds: int
+    purge: purge.Size
 
 
-RECORD = Size(seeded=1_000_000, rows=100_000, rounds=5)
-QUICK = Size(seeded=100_000, rows=10_000, rounds=3)
-console = Console(width=110, highlight=False)
+RECORD = Size(
+    seeded=1_000_000,
+    rows=100_000,
+    rounds=5,
+    purge=purge.Size(
+        dense=1_000_000,
+        large=10_000_000,
+        sparse=5_000_000,
+        orm_rows=100_000,
+        rounds=5,
+        slow_rounds=2,
+        large_rounds=2,
+    ),
+)
+QUICK = Size(
+    seeded=100_000,
+    rows=10_000,
+    rounds=3,
+    purge=purge.Size(
+        dense=200_000, large=1_000_000, sparse=500_000, orm_rows=10_000, rounds=3, slow_rounds=1, large_rounds=2
+    ),
+)
 
 
-async def main(size: Size) -> None:
-    console.print(
-        f"{_machine()}; PostgreSQL 18 embedded, fsync off, {', '.join(f'{k}={v}' for k, v in SETTINGS.items())}"
-    )
-    console.print(f"{size.seeded:,} tasks seeded, {size.rounds} alternating rounds, medians\n")
-    async with stage(tasks=size.seeded) as given:
-        await _create_batch(given, size)
-        await _mark_completed(given, size)
-        await _purge(given, size)
+async def jobs(postgres: Postgres, size: Size, report: Report) -> None:
+    """create-batch and mark-completed."""
+    async with seeded(postgres, tasks=size.seeded) as stage:
+        made = await create_batch.measure(stage, count=size.rows, add_all_count=size.rows // 5, rounds=size.rounds)
+        report.speeds("create-batch", f"create-batch of {size.rows:,} tasks", made, to=create_batch.COPY)
+        rss = await memory.peak_rss_mb(stage, "create-batch", **create_batch.payload(size.rows))
+        faster = made.ratio(create_batch.OURS, to=create_batch.ADD_ALL)
+        report.say(f"{faster:.1f} times as fast as add_all; peak RSS of a fresh worker {rss:.0f} MB\n")
+        marked = await mark_completed.measure(stage, count=size.rows, most=2 * size.rows, rounds=size.rounds)
+        title = f"mark-completed of {size.rows:,} tasks (most: {2 * size.rows:,})"
+        report.speeds("mark-completed", title, marked, to=mark_completed.BARE)
 
 
-async def _create_batch(given: Stage, size: Size) -> None:
-    measured = await create_batch.measure(given, count=size.rows, add_all_count=size.rows // 5, rounds=size.rounds)
-    table = _table(f"create-batch of {size.rows:,} tasks", "rows/s", "of bare COPY")
-    for name in (create_batch.COPY, create_batch.OURS, create_batch.ADD_ALL):
-        ratio = measured.ratio(name, to=create_batch.COPY)
-        table.add_row(name, f"{measured.median(name):,.0f}", measured.spread(name), f"{ratio:.2f}")
-    console.print(table)
-    faster = measured.ratio(create_batch.OURS, to=create_batch.ADD_ALL)
-    rss = await create_batch.peak_rss_mb(given, count=size.rows)
-    console.print(f"{faster:.1f} times as fast as add_all; peak RSS of a fresh worker {rss:.0f} MB\n")
+def _of_purge(section: Callable[[Postgres, purge.Size, Report], Awaitable[None]]) -> "Section":
+    async def measured(postgres: Postgres, size: Size, report: Report) -> None:
+        await section(postgres, size.purge, report)
+
+    return measured
 
 
-async def _mark_completed(given: Stage, size: Size) -> None:
-    measured = await mark_completed.measure(given, count=size.rows, most=2 * size.rows, rounds=size.rounds)
-    table = _table(f"mark-completed of {size.rows:,} tasks (most: {2 * size.rows:,})", "rows/s", "of bare UPDATE")
-    for name in measured.speeds:
-        ratio = measured.ratio(name, to=mark_completed.BARE)
-        table.add_row(name, f"{measured.median(name):,.0f}", measured.spread(name), f"{ratio:.2f}")
-    console.print(table, "")
+Section = Callable[[Postgres, Size, Report], Awaitable[None]]
+SECTIONS: dict[str, Section] = {
+    "jobs": jobs,
+    "dense": _of_purge(purge.dense),
+    "locked": _of_purge(purge.locked),
+    "sparse": _of_purge(purge.sparse),
+    "growth": _of_purge(purge.growth),
+}
 
 
-async def _purge(given: Stage, size: Size) -> None:
-    measured, batches = await purge.measure(given, rounds=size.rounds)
-    table = _table(f"purge of {size.seeded // 2:,} of {size.seeded:,} tasks", "rows/s", "of one DELETE")
-    for column in ("batch p50 ms", "p99", "longest"):
-        table.add_column(column, justify="right")
-    for name in measured.speeds:
-        ratio = measured.ratio(name, to=purge.BIG_DELETE)
-        shares = (0.5, 0.99, 1.0) if name in batches.lengths else ()
-        lengths = [f"{batches.percentile(name, share):.1f}" for share in shares]
-        table.add_row(name, f"{measured.median(name):,.0f}", measured.spread(name), f"{ratio:.2f}", *lengths)
-    console.print(table)
-
-
-def _table(title: str, speed: str, ratio: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("")
-    for column in (speed, "lowest to highest", ratio):
-        table.add_column(column, justify="right")
-    return table
-
-
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    except FileNotFoundError:
-        model = ""
-    return f"{model or platform.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+async def main(size: Size, sections: list[str], results: Path | None) -> None:
+    report = Report()
+    settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    report.say(f"{report.results['machine']}; PostgreSQL 18 embedded, fsync off, {settings}")
+    report.say("Alternating rounds, medians.\n")
+    async with server() as postgres:
+        for name in sections:
+            await SECTIONS[name](postgres, size, report)
+            if results is not None:
+                report.write(results)
 
 
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="a tenth of the rows, fewer rounds")
-    asyncio.run(main(QUICK if arguments.parse_args().quick else RECORD))
+    arguments.add_argument("--only", default=",".join(SECTIONS), help="these sections alone, separated by commas")
+    arguments.add_argument("--json", type=Path, help="write the numbers into this file too")
+    given = arguments.parse_args()
+    asyncio.run(main(QUICK if given.quick else RECORD, given.only.split(","), given.json))

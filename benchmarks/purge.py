@@ -1,60 +1,230 @@
-"""purge-old-deleted, in both paces, against one big DELETE of the same rows."""
+"""The purge against what people use today: dense, with a foreground load, growing, sparse, among locks."""
 
-import math
+import asyncio
+import statistics
 import time
-from collections.abc import MutableMapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import structlog
+import asyncpg
 
-from benchmarks.rounds import Measured, alternate
-from benchmarks.runs import run, seconds
-from benchmarks.stage import Stage
+from benchmarks.contenders import (
+    BIG_DELETE,
+    FULL,
+    GENTLE,
+    LIMIT_1000,
+    LIMIT_10000,
+    ORM,
+    Contender,
+    Outcome,
+    all_of_them,
+    big_delete,
+    ours,
+)
+from benchmarks.foreground import WARM_UP_S, Latencies, foreground
+from benchmarks.memory import peak_rss_mb
+from benchmarks.report import Report
+from benchmarks.rounds import alternate, percentile
+from benchmarks.stage import Stage, seeded
 from db.engine import Database
+from worker.embedded import Postgres
 
-BIG_DELETE, FULL, GENTLE = "one big DELETE", "full", "gentle"
-DELETE = "DELETE FROM public.task WHERE deleted_at < now() - interval '90 days'"
-
-
-@dataclass
-class Batches:
-    """Seconds of every batch, by pace, heard from the log."""
-
-    pace: str = ""
-    lengths: dict[str, list[float]] = field(default_factory=dict)
-
-    def hear(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if event["event"] == "batch.committed":
-            self.lengths.setdefault(self.pace, []).append(event["seconds"])
-        raise structlog.DropEvent
-
-    def percentile(self, pace: str, share: float) -> float:
-        """In milliseconds, by nearest rank."""
-        ranked = sorted(self.lengths[pace])
-        return 1000 * ranked[math.ceil(share * len(ranked)) - 1]
+IDLE = "(nobody purges)"
+IDLE_S = 5.0
+# Describing every task would make the trigrams of descriptions most of the seeding of a large table.
+DESCRIBE_EVERY = 10
+SLOW_ONES = (LIMIT_1000, LIMIT_10000, ORM)
 
 
-async def measure(stage: Stage, *, rounds: int) -> tuple[Measured, Batches]:
-    batches = Batches()
-    structlog.configure(processors=[batches.hear], wrapper_class=structlog.BoundLogger)
+@dataclass(frozen=True)
+class Size:
+    dense: int
+    large: int
+    sparse: int
+    orm_rows: int
+    rounds: int
+    slow_rounds: int
+    large_rounds: int
 
-    def ours(pace: str) -> Any:
-        async def purge(database: Database) -> float:
-            batches.pace = pace
-            finished = await run(database, "purge-old-deleted", pace=pace)
-            return finished.rows_done / seconds(finished)
 
-        return purge
+async def dense(postgres: Postgres, size: Size, report: Report) -> None:
+    """Half of the rows, nobody else there; and with somebody else there."""
+    async with seeded(postgres, tasks=size.dense) as stage:
+        contenders = all_of_them(orm_rows=size.orm_rows)
+        fewer = dict.fromkeys(SLOW_ONES, size.slow_rounds)
+        measured = await alternate(stage, contenders, rounds=size.rounds, fewer=fewer)
+        title = f"purge of {size.dense // 2:,} of {size.dense:,} tasks (ORM: {size.orm_rows:,})"
+        report.speeds("dense", title, measured, to=BIG_DELETE, batches=True)
+        report.say(f"full against the LIMIT 1,000 loop: {measured.ratio(FULL, to=LIMIT_1000):.1f} times as fast\n")
+        await _with_foreground(stage, size, report)
 
-    async def big_delete(database: Database) -> float:
-        async with database.autocommit() as connection:
-            await connection.execute("SET statement_timeout = 0")
-            begun = time.perf_counter()
-            status = await connection.execute(DELETE)
-            return int(status.split()[1]) / (time.perf_counter() - begun)
 
-    contenders = {BIG_DELETE: big_delete, FULL: ours(FULL), GENTLE: ours(GENTLE)}
-    measured = await alternate(stage, contenders, rounds=rounds)
-    structlog.reset_defaults()
-    return measured, batches
+async def _with_foreground(stage: Stage, size: Size, report: Report) -> None:
+    heard: dict[str, list[Latencies]] = {}
+
+    def beside(name: str, contender: Contender) -> Contender:
+        async def loaded(database: Database) -> Outcome:
+            async with foreground(database.address.dsn, tasks=size.dense) as latencies:
+                await asyncio.sleep(WARM_UP_S)
+                begun = time.monotonic()
+                outcome = await contender(database)
+                ended = time.monotonic()
+            latencies.pairs[:] = [pair for pair in latencies.pairs if begun <= pair[0] <= ended]
+            heard.setdefault(name, []).append(latencies)
+            return outcome
+
+        return loaded
+
+    contenders = {IDLE: _idle} | all_of_them(orm_rows=size.orm_rows)
+    loaded = {name: beside(name, contender) for name, contender in contenders.items()}
+    fewer = dict.fromkeys(SLOW_ONES, size.slow_rounds)
+    measured = await alternate(stage, loaded, rounds=size.rounds, fewer=fewer)
+    idle_p99 = [_p99(latencies) for latencies in heard[IDLE]]
+    rows = {}
+    for name in loaded:
+        latencies = [latency for each in heard[name] for _, latency in each.pairs]
+        times = statistics.median(_p99(each) / idle for each, idle in zip(heard[name], idle_p99, strict=False))
+        speed, ratio = (measured.median(name), measured.ratio(name, to=BIG_DELETE)) if name != IDLE else (0.0, 0.0)
+        p50, p99, longest = percentile(latencies, 0.5), percentile(latencies, 0.99), max(latencies)
+        numbers = {"rows_per_s": speed, "ratio": ratio, "p50_ms": p50, "p99_ms": p99, "longest_ms": longest}
+        report.results.setdefault("foreground", {})[name] = numbers | {"p99_of_idle": times}
+        rows[name] = [
+            *(f"{speed:,.0f}", f"{ratio:.2f}", f"{p50:.1f}", f"{p99:.1f}", f"{longest:,.0f}"),
+            *(f"{times:.1f}", f"{len(latencies):,}"),
+        ]
+    columns = ["rows/s", "of one big DELETE", "p50 ms", "p99 ms", "longest", "p99 of idle's", "statements"]
+    report.table("The same while others read and update, 400 statements a second (their latency)", columns, rows)
+
+
+async def _idle(database: Database) -> Outcome:  # noqa: ARG001 - a contender's
+    await asyncio.sleep(IDLE_S)
+    return Outcome(1, IDLE_S)
+
+
+def _p99(latencies: Latencies) -> float:
+    return percentile([latency for _, latency in latencies.pairs], 0.99)
+
+
+async def growth(postgres: Postgres, size: Size, report: Report) -> None:
+    """Ten times the rows: the ratios, the memory of a worker, and a gentle run's first part against its last."""
+    ratios: dict[int, dict[str, float]] = {}
+    for tasks, rounds in ((size.dense, size.rounds), (size.large, size.large_rounds)):
+        async with seeded(postgres, tasks=tasks, describe_every=DESCRIBE_EVERY) as stage:
+            contenders = {BIG_DELETE: big_delete, FULL: ours("full"), GENTLE: ours("gentle")}
+            measured = await alternate(stage, contenders, rounds=rounds)
+            report.speeds(f"dense {tasks}", f"purge of half of {tasks:,} tasks", measured, to=BIG_DELETE, batches=True)
+            ratios[tasks] = {name: measured.ratio(name, to=BIG_DELETE) for name in contenders}
+            rss = await peak_rss_mb(stage, "purge-old-deleted")
+            report.results[f"peak rss mb {tasks}"] = rss
+            report.say(f"peak RSS of a fresh worker that purges {tasks:,} tasks: {rss:.0f} MB\n")
+            if tasks == size.large:
+                await _steadiness(stage, report)
+    change = {name: ratios[size.large][name] / ratios[size.dense][name] for name in (FULL, GENTLE)}
+    report.results["growth"] = change
+    report.say("the ratio to one big DELETE on the large table, of that on the small: " + _listed(change) + "\n")
+
+
+async def _steadiness(stage: Stage, report: Report) -> None:
+    """Rows per second, and buffers read per row, of the second tenth of a gentle run against the last."""
+    samples: list[tuple[float, int, int]] = []
+
+    async def sample(database: Database) -> None:
+        async with database.autocommit() as second:
+            while True:
+                samples.append((time.monotonic(), *await second.fetchrow(READINGS)))
+                await asyncio.sleep(0.2)
+
+    async with stage.clone() as database:
+        sampling = asyncio.create_task(sample(database))
+        await ours("gentle")(database)
+        sampling.cancel()
+    rows = [done for _, done, _ in samples]
+    done = max(rows)
+    second, last = (_between(samples, done * low // 10, done * (low + 1) // 10) for low in (1, 9))
+    numbers = {"speed": last[0] / second[0], "buffers": last[1] / second[1]}
+    report.results["steadiness"] = numbers
+    report.say(
+        f"gentle, last tenth against second: {numbers['speed']:.2f} of its rows per second, "
+        f"{numbers['buffers']:.2f} of its buffers per row ({second[1]:.2f})\n"
+    )
+
+
+# What client backends have read, as the server's statistics have it (PostgreSQL 16 and newer); they lag by up to 1 s.
+READINGS = """
+    SELECT (SELECT rows_done FROM lowtide.run WHERE id = 'bench'),
+           (SELECT sum(hits + reads)::bigint FROM pg_stat_io
+            WHERE backend_type = 'client backend' AND object = 'relation')
+"""
+
+
+def _between(samples: list[tuple[float, int, int]], low: int, high: int) -> tuple[float, float]:
+    """Rows per second and buffers per row between two counts of rows."""
+    inside = [sample for sample in samples if low <= (sample[1] or 0) <= high]
+    first, last = inside[0], inside[-1]
+    rows = last[1] - first[1]
+    return rows / (last[0] - first[0]), (last[2] - first[2]) / rows
+
+
+async def sparse(postgres: Postgres, size: Size, report: Report) -> None:
+    """One row in 200, and one in 100: half of the soft-deleted ones are old enough for the first."""
+    older = "UPDATE public.task SET deleted_at = deleted_at - interval '300 days' WHERE id % 200 = 0; "
+    async with seeded(
+        postgres, tasks=size.sparse, describe_every=50, deleted_every=100, then=older + "VACUUM (ANALYZE) public.task"
+    ) as stage:
+        contenders = {
+            BIG_DELETE: _big_delete_by_index,
+            FULL: ours("full", days=200),
+            GENTLE: ours("gentle", days=200),
+            "lowtide full, twice the rows": ours("full"),
+        }
+        measured = await alternate(stage, contenders, rounds=size.large_rounds + 1)
+    title = f"purge of {size.sparse // 200:,} of {size.sparse:,} tasks, far apart"
+    report.speeds("sparse", title, measured, to=BIG_DELETE, batches=True)
+    once, twice = (statistics.median(o.seconds for o in measured.outcomes[name]) for name in list(contenders)[1::2])
+    report.results["twice the rows"] = twice / once
+    report.say(f"twice the rows take {twice / once:.2f} times as long\n")
+
+
+async def _big_delete_by_index(database: Database) -> Outcome:
+    statement = "DELETE FROM public.task WHERE deleted_at < now() - interval '200 days'"
+    async with database.tuned(statement_timeout="0", lock_timeout="0", enable_seqscan="off") as connection:
+        begun = time.perf_counter()
+        status = await connection.execute(statement)
+        took = time.perf_counter() - begun
+    return Outcome(int(status.split()[1]), took, [took])
+
+
+async def locked(postgres: Postgres, size: Size, report: Report) -> None:
+    """Fifty rows, far apart, that somebody holds for the whole run."""
+    tasks = size.dense // 5
+
+    def beside_locks(contender: Contender) -> Contender:
+        async def among_locks(database: Database) -> Outcome:
+            other = await asyncpg.connect(database.address.dsn)
+            async with other.transaction():
+                await other.execute(f"SELECT 1 FROM public.task WHERE id % {tasks // 50} = 0 FOR UPDATE")
+                outcome = await contender(database)
+            await other.close()
+            return outcome
+
+        return among_locks
+
+    contenders = {}
+    for pace in ("full", "gentle"):
+        contenders[pace] = ours(pace)
+        contenders[f"{pace}, 50 rows locked"] = beside_locks(ours(pace))
+    async with seeded(postgres, tasks=tasks, describe_every=DESCRIBE_EVERY) as stage:
+        measured = await alternate(stage, contenders, rounds=size.rounds)
+    rows = {}
+    for free, held in _pairs(list(contenders)):
+        times = 1 / measured.ratio(held, to=free)
+        report.results.setdefault("locked", {})[free] = times
+        rows[free] = [f"{measured.median(free):,.0f}", f"{measured.median(held):,.0f}", f"{times:.2f}"]
+    report.table(f"purge of {tasks // 2:,} tasks among 50 locked ones", ["rows/s", "with locks", "times as long"], rows)
+
+
+def _pairs(names: list[str]) -> list[tuple[str, str]]:
+    return list(zip(names[::2], names[1::2], strict=True))
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in values.items())

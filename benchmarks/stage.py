@@ -19,6 +19,8 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Stage:
+    """A seeded template."""
+
     postgres: Postgres
     template: str
 
@@ -37,17 +39,30 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(*, tasks: int) -> AsyncIterator[Stage]:
-    """A template with `tasks` tasks, half of them soft-deleted, with all indexes of the migration."""
+async def server() -> AsyncIterator[Postgres]:
     async with Postgres(settings=SETTINGS) as postgres:
-        await _execute(postgres, "CREATE DATABASE seeded")
-        database = engine.connect(postgres.url_of("seeded"))
-        await migrate.migrate(database.engine, with_tasks=True)
-        async with database.autocommit() as connection:
-            await connection.execute("SET statement_timeout = 0")
-            await seed.fill(connection, tasks=tasks)
-        await database.close()
-        yield Stage(postgres, "seeded")
+        yield postgres
+
+
+@asynccontextmanager
+async def seeded(
+    postgres: Postgres, *, tasks: int, describe_every: int = 1, deleted_every: int = 2, then: str = ""
+) -> AsyncIterator[Stage]:
+    """A template with `tasks` tasks and all indexes of the migration, gone afterwards; `then` is SQL to end with."""
+    name = f"seeded_{next(_numbers)}"
+    await _execute(postgres, f"CREATE DATABASE {name}")
+    database = engine.connect(postgres.url_of(name))
+    await migrate.migrate(database.engine, with_tasks=True)
+    async with database.autocommit() as connection:
+        await connection.execute("SET statement_timeout = 0")
+        await seed.fill(connection, tasks=tasks, describe_every=describe_every, deleted_every=deleted_every)
+        for statement in filter(None, then.split(";")):
+            await connection.execute(statement)
+    await database.close()
+    try:
+        yield Stage(postgres, name)
+    finally:
+        await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _execute(postgres: Postgres, statement: str) -> None:

@@ -88,7 +88,8 @@ async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: da
 async def count(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int) -> int:
     """Count eligible rows, up to `most`."""
     counted: int = await connection.fetchval(
-        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')} LIMIT $2) counted",
+        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} "
+        f"WHERE {target.indexable('$1::timestamptz')} LIMIT $2) counted",
         cutoff,
         most,
     )

@@ -14,17 +14,17 @@ PROJECTS = """
     INSERT INTO public.project (name, owner_id)
     SELECT 'Project ' || n, 1 + n % 2 FROM generate_series(1, 20) n
 """
-# Every second task was soft-deleted; all are spread over the projects and over a year. Titles have about 20
-# characters, descriptions about 80.
+# Every second task, or every $4-th, was soft-deleted; all are spread over the projects and over a year. Titles have
+# about 20 characters, descriptions about 80.
 TASKS = """
     INSERT INTO public.task (title, description, status, status_before_delete, priority, project_id, created_by_id,
                              created_at, updated_at, deleted_at)
     SELECT 'Call back no. ' || n,
            CASE WHEN n % $3 = 0 THEN 'As agreed on the phone: look into it, write down what was found, tell ' || n END,
-           CASE WHEN n % 2 = 0 THEN 'deleted' ELSE 'pending' END,
-           CASE WHEN n % 2 = 0 THEN 'pending' END,
+           CASE WHEN n % $4 = 0 THEN 'deleted' ELSE 'pending' END,
+           CASE WHEN n % $4 = 0 THEN 'pending' END,
            (ARRAY['low', 'medium', 'high'])[1 + n % 3], 1 + (n / 2) % 20, 1 + (n / 2) % 2,
-           created, created, CASE WHEN n % 2 = 0 THEN now() - make_interval(days => $2, secs => n % 1000) END
+           created, created, CASE WHEN n % $4 = 0 THEN now() - make_interval(days => $2, secs => n % 1000) END
     FROM generate_series(1, $1::bigint) n, LATERAL (SELECT now() - make_interval(days => 101 + n::int % 264)) c(created)
 """
 INDEXES = """
@@ -39,7 +39,9 @@ class Counts:
     deleted: int
 
 
-async def fill(connection: asyncpg.Connection, *, tasks: int, describe_every: int = 1) -> Counts:
+async def fill(
+    connection: asyncpg.Connection, *, tasks: int, describe_every: int = 1, deleted_every: int = 2
+) -> Counts:
     """Fill empty task tables: 3 workers, 20 projects, `tasks` tasks of which every second is soft-deleted.
 
     Every `describe_every`-th task has a description; its trigrams are most of the time that this takes.
@@ -53,7 +55,7 @@ async def fill(connection: asyncpg.Connection, *, tasks: int, describe_every: in
         await connection.execute(f'DROP INDEX public."{index["indexname"]}"')
     await connection.execute(PEOPLE)
     await connection.execute(PROJECTS)
-    await connection.execute(TASKS, tasks, DELETED_DAYS_AGO, describe_every)
+    await connection.execute(TASKS, tasks, DELETED_DAYS_AGO, describe_every, deleted_every)
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("RESET session_replication_role; RESET maintenance_work_mem")

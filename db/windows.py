@@ -8,7 +8,7 @@ the cutoff, [2:] the ctids.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
@@ -50,34 +50,42 @@ def delete_range(
     """
     here = f"{RANGE} AND {target.eligible('($1::text[])[3]::timestamptz')}"
     args = [first.ctid, last.ctid, cutoff.isoformat(), str(most or 0)]
-    if skip_locked is None and most is None:
-        return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
-    limit = "" if most is None else " LIMIT ($1::text[])[4]::bigint"
-    return _delete_chosen(target, here, args, limit=limit, skip_locked=skip_locked)
+    return _delete(
+        target, here, args, limit="" if most is None else " LIMIT ($1::text[])[4]::bigint", counter=skip_locked
+    )
+
+
+def delete_untouched(target: Target, *, first: Place, last: Place, cutoff: datetime, counter: str) -> Change:
+    """Delete the eligible rows of the range that nobody has ever locked; note under `counter` that some may be left."""
+    change = delete_range(target, first=first, last=last, cutoff=cutoff, most=None)
+    note = f"SELECT jsonb_build_object({literal(counter)}, 1)"
+    return replace(change, statement=f"{change.statement} AND xmax = '0'", after=note)
 
 
 def delete_listed(target: Target, ctids: Sequence[str], *, cutoff: datetime, skip_locked: str | None = None) -> Change:
     """Delete those of the listed rows that are still eligible. A place may hold another row by now."""
     here = f"{LIST} AND {target.eligible('($1::text[])[1]::timestamptz')}"
-    args = [cutoff.isoformat(), *ctids]
-    if skip_locked is None:
-        return Change(f"DELETE FROM ONLY {target.relation} WHERE {here}", args=args)
-    return _delete_chosen(target, here, args, limit="", skip_locked=skip_locked)
+    return _delete(target, here, [cutoff.isoformat(), *ctids], limit="", counter=skip_locked)
 
 
-def _delete_chosen(target: Target, here: str, args: Sequence[str], *, limit: str, skip_locked: str | None) -> Change:
-    """Lock what is eligible `here` and free, then delete that. The condition is looked at again under the lock."""
+def _delete(target: Target, here: str, args: Sequence[str], *, limit: str, counter: str | None) -> Change:
+    """What is eligible `here`. With a limit or a `counter` (of locked rows), rows are chosen, and locked, before.
+
+    Choosing costs a second write for each row. So where rows are passed over, only those are chosen that anybody has
+    ever locked (xmax); one that gets locked at this very moment is waited for, as without.
+    """
     rows = f"FROM ONLY {target.relation} WHERE {here}"
-    locking = "" if skip_locked is None else " FOR UPDATE SKIP LOCKED"
-    deleting = (
-        f"DELETE FROM ONLY {target.relation} WHERE ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{locking})) AND {here}"
-    )
-    if skip_locked is None:
-        return Change(deleting, args=args)
-    # Eligible still, and not to be had: so a LIMIT does not count as a lock.
-    free = f"SELECT count(*) FROM (SELECT 1 {rows} FOR UPDATE SKIP LOCKED) free"
-    locked = f"(SELECT count(*) {rows}) - ({free})"
-    return Change(deleting, args=args, after=f"SELECT jsonb_build_object({literal(skip_locked)}, {locked})")
+    locking = "" if counter is None else " FOR UPDATE SKIP LOCKED"
+    if limit:
+        chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{locking}))"
+    elif counter is not None:
+        chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{locking})))"
+    else:
+        chosen = ""
+    # What is eligible still was not to be had; where there was a limit, some of it was, and is taken off.
+    free = f" - (SELECT count(*) FROM (SELECT 1 {rows}{locking}) free)" if limit else ""
+    count = f"SELECT jsonb_build_object({literal(counter or '')}, (SELECT count(*) {rows}){free})"
+    return Change(f"DELETE {rows}{chosen}", args=args, after=None if counter is None else count)
 
 
 def pass_over(counter: str) -> Change:

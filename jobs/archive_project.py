@@ -56,6 +56,7 @@ class Ids:
     """Ranges of ids over the index on (project_id, id). The lower bound moves on, so no dead entry is read again."""
 
     first, largest = 100, 10_000
+    among_locks = False
 
     def __init__(self, project_id: int) -> None:
         self._project_id = project_id

@@ -95,6 +95,7 @@ class Chunks:
     """Chunks of the given ids. The cursor counts the ids that are done."""
 
     first, largest = 100, 10_000
+    among_locks = False
 
     def __init__(self, ids: list[int], actor: int) -> None:
         self._ids = ids

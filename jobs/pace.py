@@ -28,12 +28,10 @@ class Pace:
         """When a batch is over its time and is taken back. Far above the target: what is taken back was for nothing."""
         return 50 * self.target_s
 
-    @property
-    def lock_timeout_s(self) -> float:
-        """How long a batch waits for a row that somebody holds; far below deadlock_timeout (1 s by default)."""
-        return 5 * self.target_s
 
-
+# How long a batch waits for a row that somebody holds, before it passes over it. Far below deadlock_timeout (1 s by
+# default), so that it is never the foreground that gives up; and what waits holds the rest of its window meanwhile.
+LOCK_TIMEOUT_S = 0.010
 # Measured (docs/architecture.md): windows of 2 ms, half of the time, cost a foreground load the least; beyond 10 ms a
 # window gains nothing.
 GENTLE = Pace("gentle", target_s=0.002, share=0.5)

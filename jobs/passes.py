@@ -14,10 +14,9 @@ from jobs.health import Health
 from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
-from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose, statements_of
+from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose, counter, statements_of
 
 MOST_PASSES = 5
-PASSED_OVER = ("locked", "slow")
 # The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
 CLOSING_LOOK_S = 60
 
@@ -42,7 +41,7 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
             await _begin(run, target, cutoff, left)
         way = Blocks(target, cutoff) if run.cursor["way"] == "blocks" else Lists(target, cutoff, found=left)
         await sweep(run, way, health=health)
-        left = await _left(run, target, cutoff)
+        left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
         if left == []:
             return _outcome(run, reason=None)
         if reason := _why_no_more(run):
@@ -52,13 +51,18 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
 
 def _outcome(run: Run, *, reason: str | None) -> Outcome:
     number, remaining = run.cursor["pass"], reason is not None
-    over = _passed_over(run) if remaining else dict.fromkeys(PASSED_OVER, 0)
+    over = _left_behind(run, "locked", "slow") if remaining else {"locked": 0, "slow": 0}
     return Outcome(remaining, reason, number, over["locked"], over["slow"], run.cursor["told"])
 
 
-def _passed_over(run: Run) -> dict[str, int]:
+def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
     """How many rows the present pass left behind, by reason."""
-    return {why: run.counters.get(f"{why}_in_pass_{run.cursor['pass']}", 0) for why in PASSED_OVER}
+    return {why: run.counters.get(counter(run, why), 0) for why in reasons}
+
+
+def _was_for_nothing(run: Run) -> bool:
+    """A pass that removed nothing and met rows that it could not: there is no need to look for what is left."""
+    return run.rows_done == run.cursor["rows_before"] and any(_left_behind(run, "locked", "slow").values())
 
 
 async def _begins_anew(run: Run, target: Target) -> bool:
@@ -146,11 +150,11 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
 def _why_no_more(run: Run) -> str | None:
     """Why rows are left; None when another pass is worth it."""
     number = run.cursor["pass"]
-    over = _passed_over(run)
+    over = _left_behind(run, "locked", "slow", "touched")
     removed = run.rows_done - run.cursor["rows_before"]
     if run.spent:
         return "the limit of the payload (max_rows, max_seconds) is reached"
-    if removed > 0 and number < MOST_PASSES:
+    if (removed > 0 or over["touched"]) and number < MOST_PASSES:
         return None
     if over["slow"]:
         return (

@@ -17,12 +17,14 @@ from db.engine import set_timeouts
 from db.faults import sqlstate
 from jobs.failures import CANCELLED, LOCKED, Waiting
 from jobs.health import Health
-from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
+from jobs.pace import BY_NAME, FULL, GENTLE, LOCK_TIMEOUT_S, Pace, Rest, Sizer
 from jobs.run import Run
 from jobs.watch import Watch, watching
 
 # After a batch that met a lock, so many more pass over locks from the start: each lock that is met costs a wait.
 PAST_LOCKS_FOR = 64
+# A window that still meets a lock after so many attempts in a row: it is the table that is locked.
+MOST_LOCKS_MET = 3
 # A single row can't be halved: it gets so many times the time of a batch, then it is passed over.
 PATIENCE_WITH_ONE = 10
 # How much of a sleep that lasted too long is made up for.
@@ -47,6 +49,7 @@ class Way(Protocol):
 
     first: int
     largest: int
+    among_locks: bool  # whether rows that others hold are to be expected from the start
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         """The window at the run's cursor, and those after it that are known already; empty at the end of the walk."""
@@ -78,9 +81,10 @@ class _Walk:
         self._sizer = Sizer(target_s=_pace(run).target_s, first=way.first, largest=way.largest)
         self._rest = Rest(time.monotonic(), debt_s=DEBT_S)
         self._look_at = time.monotonic()
-        self._past_locks_for = 0
+        self._past_locks_for = PAST_LOCKS_FOR if way.among_locks else 0
         self._at_once = 1  # grows with the windows: several of a size that does not fit yet would be for nothing
         self._patience = 1
+        self._locks_met = 0
         self._timeouts: tuple[float, float] | None = None
 
     async def step(self) -> bool:
@@ -96,7 +100,7 @@ class _Walk:
         return True
 
     async def _follow(self, pace: Pace) -> None:
-        timeouts = pace.batch_timeout_s * self._patience, pace.lock_timeout_s
+        timeouts = pace.batch_timeout_s * self._patience, LOCK_TIMEOUT_S
         if timeouts != self._timeouts:
             self._timeouts = timeouts
             self._sizer.target_s = pace.target_s
@@ -122,8 +126,9 @@ class _Walk:
             return await self._batch([window], past_locks=past_locks)
         except asyncpg.PostgresError as exc:
             took_s = time.monotonic() - begun
-            if sqlstate(exc) == LOCKED and window.past_locks is not None and not past_locks:
+            if sqlstate(exc) == LOCKED and window.past_locks is not None and self._locks_met < MOST_LOCKS_MET:
                 self._past_locks_for = PAST_LOCKS_FOR
+                self._locks_met += 1
                 return took_s + await self._commit_alone(window)
             if sqlstate(exc) != CANCELLED or not (self._watch.gave_way or took_s >= self._timeout_s):
                 raise
@@ -143,7 +148,7 @@ class _Walk:
             await self._watch.end()
         self._sizer.took(*((did.seconds, window.units) for window, did in zip(windows, done, strict=False)))
         self._past_locks_for -= len(done)
-        self._at_once, self._patience = 2 * len(done), 1
+        self._at_once, self._patience, self._locks_met = 2 * len(done), 1, 0
         return sum(did.seconds for did in done)
 
     def _smaller(self, window: Window, took_s: float) -> bool:

@@ -65,18 +65,17 @@ def statements_of(target: Target, way: str, cutoff: datetime) -> list[Stated]:
     return windows.stated(target, way=way, blocks=32, rows=Lists.first, cutoff=cutoff, most=LIST_ROWS)
 
 
+def counter(run: Run, why: str) -> str:
+    """Of rows that the present pass leaves behind: `locked`, `slow`, or `touched` (perhaps locked)."""
+    return f"{why}_in_pass_{run.cursor['pass']}"
+
+
 @dataclass(frozen=True)
 class Purge:
-    """What both ways delete: the target's rows before the cutoff. Locked and slow rows are counted by pass."""
+    """What both ways delete: the target's rows before the cutoff."""
 
     target: Target
     cutoff: datetime
-
-    def locked(self, run: Run) -> str:
-        return f"locked_in_pass_{run.cursor['pass']}"
-
-    def slow(self, run: Run) -> str:
-        return f"slow_in_pass_{run.cursor['pass']}"
 
 
 class Blocks(Purge):
@@ -86,6 +85,7 @@ class Blocks(Purge):
     """
 
     first, largest = 32 * POINTERS, 4096 * POINTERS
+    among_locks = False
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         cursor, end = run.cursor, run.cursor["end"]
@@ -121,12 +121,20 @@ class Blocks(Purge):
                 self.target, first=first, last=last, cutoff=self.cutoff, most=most, skip_locked=skip_locked
             )
 
+        # To find out which rows are locked costs as much as to delete them. The first pass leaves them to the next.
+        past_locks = (
+            windows.delete_untouched(
+                self.target, first=first, last=last, cutoff=self.cutoff, counter=counter(run, "touched")
+            )
+            if run.cursor["pass"] == 1 and most is None
+            else delete(counter(run, "locked"))
+        )
         return Window(
             delete(),
             cursor=run.cursor | {"block": last.block, "pointer": last.pointer},
             units=units,
-            past_locks=delete(self.locked(run)),
-            past_all=windows.pass_over(self.slow(run)),
+            past_locks=past_locks,
+            past_all=windows.pass_over(counter(run, "slow")),
         )
 
 
@@ -142,6 +150,7 @@ class Lists(Purge):
     def __init__(self, target: Target, cutoff: datetime, *, found: list[Listed] | None = None) -> None:
         """`found` is all that is left, where that is known already."""
         super().__init__(target, cutoff)
+        self.among_locks = found is not None  # a pass has left them
         self._places = sorted(row.place for row in found or [])
         self._offset: int | None = None if found is None else 0  # the cursor's "done" when the list was made
         self._more = found is None
@@ -173,8 +182,10 @@ class Lists(Purge):
             windows.delete_listed(self.target, ctids, cutoff=self.cutoff),
             cursor=cursor,
             units=len(chunk),
-            past_locks=windows.delete_listed(self.target, ctids, cutoff=self.cutoff, skip_locked=self.locked(run)),
-            past_all=windows.pass_over(self.slow(run)),
+            past_locks=windows.delete_listed(
+                self.target, ctids, cutoff=self.cutoff, skip_locked=counter(run, "locked")
+            ),
+            past_all=windows.pass_over(counter(run, "slow")),
         )
 
     async def _list(self, run: Run) -> None:

@@ -56,6 +56,15 @@ async def test_wrong_input_exits_2(database_url: str) -> None:
     assert (await lowtide("explain", "purge-old-deleted", database_url="postgresql://127.0.0.1:1/x")).code == 3
 
 
+@pytest.mark.parametrize("job", PAYLOADS)
+async def test_without_the_task_tables_it_says_what_to_run(job: str, empty_url: str) -> None:
+    await lowtide("migrate", database_url=empty_url)
+    done = await lowtide("explain", job, "--payload", PAYLOADS[job], "--json", database_url=empty_url)
+    assert (done.code, done.json["error"]["type"]) == (1, "NotMigrated")
+    assert "run `lowtide migrate --with-tasks`" in done.json["error"]["message"]
+    assert "Traceback" not in done.err
+
+
 async def test_pace_and_limits_of_a_waiting_run_are_changed(database_url: str, sql: asyncpg.Connection) -> None:
     await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
 

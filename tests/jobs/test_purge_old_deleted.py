@@ -1,6 +1,7 @@
 """purge-old-deleted: exactly the rows that were deleted before the cutoff, in short batches."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +9,8 @@ import asyncpg
 import pytest
 
 from db import windows
+from db.batches import Change
+from db.engine import Database
 from db.windows import Place
 from jobs.life import Again, Life
 from jobs.policies import OLD_DELETED_TASKS
@@ -15,6 +18,7 @@ from tests import people
 from tests.eventually import eventually
 from tests.ledger import accept, row, run, serve_to_the_end
 
+TASKS = OLD_DELETED_TASKS.target
 LEFT = "SELECT count(*) FROM task"
 OVERDUE = "SELECT count(*) FROM task WHERE deleted_at < now() - interval '90 days'"
 
@@ -180,31 +184,55 @@ async def test_rows_that_others_hold_are_left_counted_and_said(life: Life, sql: 
     assert await sql.fetchval(OVERDUE) == 3
 
 
-async def test_a_row_that_is_restored_while_the_batch_waits_for_it_survives(
-    life: Life, sql: asyncpg.Connection
-) -> None:
-    """The restore commits while the DELETE waits for its lock, which then looks at the condition again.
+CUTOFF = datetime.now(UTC) - timedelta(days=90)
+RESTORED, LEFT_ALONE = "id BETWEEN 1 AND 1000", "id BETWEEN 1001 AND 2000"
 
-    Control: with another condition that holds for the row in the place of the whole one, the restored row is gone.
+
+def _by_range() -> Change:
+    return windows.delete_range(TASKS, first=Place(0), last=Place(1000), cutoff=CUTOFF, most=None)
+
+
+def _by_list() -> Change:
+    ctids = [f"({block},{pointer})" for block in range(60) for pointer in range(1, 120)]
+    return windows.delete_listed(TASKS, ctids, cutoff=CUTOFF)
+
+
+def _without_the_repeated_condition() -> Change:
+    """What a loop over chosen keys says: the condition is looked at once, when they are chosen."""
+    chosen = "SELECT id FROM task WHERE deleted_at < ($1::text[])[3]::timestamptz"
+    return replace(_by_range(), statement=f"DELETE FROM task WHERE id = ANY(ARRAY({chosen}))")
+
+
+@pytest.mark.parametrize(
+    ("change", "survivors"), [(_by_range, 1000), (_by_list, 1000), (_without_the_repeated_condition, 0)]
+)
+async def test_rows_that_are_restored_while_the_batch_waits_for_them_survive(
+    database: Database, sql: asyncpg.Connection, change: Callable[[], Change], survivors: int
+) -> None:
+    """Two others hold 1,000 rows each, restored and not committed, when the batch reaches them: one commits, one rolls
+    back. The batch then looks at the condition again. The last case is the control: it deletes all that were restored.
     """
     await people.people(sql)
-    await people.many(sql, 1000, deleted_every=2)
-    await accept(life, "purge-old-deleted", "race")
-    watching = await asyncpg.connect(life.database.address.dsn)
-    restore = sql.transaction()
-    await restore.start()
-    await sql.execute("UPDATE task SET deleted_at = NULL WHERE id = 500")
+    await people.many(sql, 5000, deleted_every=1)
+    restoring, hesitating = [await asyncpg.connect(database.address.dsn) for _ in range(2)]
+    transactions = [other.transaction() for other in (restoring, hesitating)]
+    for transaction in transactions:
+        await transaction.start()
+    await restoring.execute(f"UPDATE task SET deleted_at = NULL WHERE {RESTORED}")
+    await hesitating.execute(f"UPDATE task SET deleted_at = NULL WHERE {LEFT_ALONE}")
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(serve_to_the_end(life, "race"))
-        await eventually(lambda: watching.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
-        await restore.commit()
-    await watching.close()
+    async with database.tuned(lock_timeout="0") as connection:
+        given = change()
+        deleting = asyncio.create_task(connection.execute(given.statement, list(given.args)))
+        await eventually(lambda: sql.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
+        await transactions[0].commit()
+        await transactions[1].rollback()
+        await deleting
+    await restoring.close()
+    await hesitating.close()
 
-    ended = await row(life, "race")
-    assert ended.result is not None
-    assert (ended.result["purged"], ended.result["remaining"]) == (499, False)
-    assert await sql.fetchval("SELECT deleted_at IS NULL FROM task WHERE id = 500")
+    assert await sql.fetchval(f"SELECT count(*) FROM task WHERE {RESTORED}") == survivors
+    assert await sql.fetchval(LEFT) == survivors
 
 
 async def test_a_trigger_that_swallows_deletes_does_not_make_it_loop(life: Life, sql: asyncpg.Connection) -> None:
@@ -241,10 +269,18 @@ async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(life:
 
 
 async def _scan(life: Life) -> str:
-    """How the very statement of a window would read the table."""
+    """How the very statements of a window would read the table, both the plain one and the one past locks."""
+    plain, past_locks = await _scan_of(life, None), await _scan_of(life, "locked")
+    assert plain == past_locks
+    return plain
+
+
+async def _scan_of(life: Life, skip_locked: str | None) -> str:
     target = replace(OLD_DELETED_TASKS.target, where="priority = 'high'")
     cutoff = datetime.now(UTC) - timedelta(days=90)
-    change = windows.delete_range(target, first=Place(0), last=Place(100), cutoff=cutoff, most=None)
+    change = windows.delete_range(
+        target, first=Place(0), last=Place(100), cutoff=cutoff, most=None, skip_locked=skip_locked
+    )
     async with life.database.autocommit() as connection:
         await connection.execute(f"PREPARE of_window (text[]) AS {change.statement}")
         args = ", ".join(f"'{value}'" for value in change.args)

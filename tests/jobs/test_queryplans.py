@@ -1,5 +1,6 @@
 """The query-plan guard refuses what would read a large table from end to end, and names the index that mends it."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -15,6 +16,7 @@ from jobs.purge_old_deleted import PurgeOldDeleted
 from jobs.queryplans import QueryPlanRefused, guard, judge
 from jobs.ways import statements_of
 from tests import people
+from tests.eventually import eventually
 from tests.ledger import run
 
 TASKS = OLD_DELETED_TASKS.target
@@ -66,7 +68,7 @@ async def test_an_index_that_was_never_finished_does_not_count(database: Databas
     with pytest.raises(asyncpg.UniqueViolationError):
         await sql.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON task (deleted_at)")
 
-    with pytest.raises(QueryPlanRefused, match="index broken was never finished") as caught:
+    with pytest.raises(QueryPlanRefused, match='index "public"."broken" was never finished') as caught:
         await _guard(database)
     assert caught.value.detail is not None
     for statement in caught.value.detail["index"].rstrip(";").split("; "):
@@ -85,6 +87,123 @@ async def test_a_foreign_key_without_an_index_is_refused(database: Database, sql
     assert caught.value.detail is not None
     await sql.execute(caught.value.detail["index"])
     await _guard(database, large=100)
+
+
+async def test_an_index_that_is_being_built_is_waited_for_and_not_dropped(
+    database: Database, database_url: str, sql: asyncpg.Connection
+) -> None:
+    """The advice to drop it would throw away the work that the last refusal asked for."""
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+    await sql.execute("DROP INDEX task_deleted_at")
+    builder = await asyncpg.connect(database_url)
+    writing = sql.transaction()
+    await writing.start()
+    await sql.execute("UPDATE task SET title = 'open' WHERE id = 1")
+    building = asyncio.create_task(builder.execute(TASKS.wanted_index))
+    await eventually(lambda: _is_building(database))
+
+    with pytest.raises(QueryPlanRefused, match="is being built") as caught:
+        await _guard(database)
+    await writing.rollback()
+    await building
+    await builder.close()
+
+    assert "DROP" not in str(caught.value)
+    assert caught.value.detail is not None
+    assert caught.value.detail["index"] is None
+    await _guard(database)
+
+
+async def _is_building(database: Database) -> bool:
+    async with database.autocommit() as connection:
+        found: bool = await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = 'task'::regclass AND NOT indisvalid)"
+        )
+    return found
+
+
+async def test_where_an_index_is_there_and_finds_too_much_the_condition_joins_it(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """The index on the column alone would be created in vain: it is there, and PostgreSQL reads the table all the same."""
+    await sql.execute("CREATE TABLE big (gone timestamptz, kind int, body text)")
+    await sql.execute(
+        "INSERT INTO big SELECT now() - make_interval(days => 100 + n * 7919 % 90), n * 7919 % 50, repeat('x', 900) "
+        "FROM generate_series(1, 10000) n"
+    )
+    target = Target("public", "big", "gone", "kind = 3")
+    await sql.execute(target.wanted_index)
+    await sql.execute("ANALYZE big")
+    with pytest.raises(QueryPlanRefused, match="big_gone_idx is there") as caught:
+        await _guard(database, target)
+
+    assert caught.value.detail is not None
+    assert caught.value.detail["index"] != target.wanted_index
+    await sql.execute(caught.value.detail["index"])
+    await _guard(database, target)
+
+
+FOREIGN = "CREATE INDEX CONCURRENTLY ON public.note (\"task_id\");"
+
+
+@pytest.mark.parametrize(
+    ("index", "serves"),
+    [
+        ("CREATE INDEX ON note (task_id, other)", True),
+        ("CREATE INDEX ON note (task_id) WHERE task_id IS NOT NULL", True),
+        ("CREATE INDEX ON note USING hash (task_id)", True),
+        ("CREATE INDEX ON note (task_id) WHERE other IS NOT NULL", False),
+        ("CREATE INDEX ON note (task_id) WHERE task_id > 10", False),
+        ("CREATE INDEX ON note USING brin (task_id)", False),
+        ("CREATE INDEX ON note (other, task_id)", False),
+    ],
+)
+async def test_only_an_index_that_finds_every_referencing_row_serves(
+    database: Database, sql: asyncpg.Connection, index: str, *, serves: bool
+) -> None:
+    await _notes(sql)
+    await sql.execute(index)
+    if serves:
+        await _guard(database, large=100)
+        return
+    with pytest.raises(QueryPlanRefused) as caught:
+        await _guard(database, large=100)
+    assert caught.value.detail is not None
+    assert caught.value.detail["index"] == FOREIGN
+
+
+async def test_an_included_column_is_not_one_of_the_first(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("CREATE TABLE pair (a int, b int, gone timestamptz, PRIMARY KEY (a, b))")
+    await sql.execute("CREATE TABLE note (a int, b int, body text, FOREIGN KEY (a, b) REFERENCES pair)")
+    await sql.execute("INSERT INTO note SELECT NULL, n, repeat('x', 200) FROM generate_series(1, 1000) n")
+    await sql.execute("CREATE INDEX ON note (a) INCLUDE (b)")
+    with pytest.raises(QueryPlanRefused, match="its foreign key a, b"):
+        await _guard(database, Target("public", "pair", "gone"))
+
+    await sql.execute("CREATE INDEX ON note (b, a)")
+    await _guard(database, Target("public", "pair", "gone"))
+
+
+async def test_an_unfinished_index_on_a_foreign_key_is_told(database: Database, sql: asyncpg.Connection) -> None:
+    await _notes(sql)
+    await sql.execute("INSERT INTO note (task_id) VALUES (1)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await sql.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON note (task_id)")
+
+    with pytest.raises(QueryPlanRefused, match='index "public"."broken" was never finished') as caught:
+        await _guard(database, large=100)
+    assert caught.value.detail is not None
+    for statement in caught.value.detail["index"].rstrip(";").split("; "):
+        await sql.execute(statement)
+    await _guard(database, large=100)
+
+
+async def _notes(sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    await sql.execute("CREATE TABLE note (task_id bigint REFERENCES task (id), other int, body text)")
+    await sql.execute("INSERT INTO note SELECT n, NULL, repeat('x', 200) FROM generate_series(1, 1000) n")
 
 
 async def test_names_of_any_kind_are_quoted(database: Database, sql: asyncpg.Connection) -> None:
@@ -133,6 +252,32 @@ async def test_stale_statistics_are_told(database: Database, sql: asyncpg.Connec
     assert 'run ANALYZE "public"."task";' in verdict.reasons[0]
 
 
+async def test_a_row_for_each_loop_is_what_was_expected(database: Database, sql: asyncpg.Connection) -> None:
+    """EXPLAIN tells estimates and rows of one loop: 5,000 loops of one row each are no stale statistics."""
+    await people.people(sql)
+    await people.many(sql, 20_000)
+    async with database.tuned(enable_hashjoin="off", enable_mergejoin="off", enable_memoize="off") as connection:
+        given = queryplans.Stated(
+            "read", "SELECT count(t.title) FROM generate_series(1, 5000) n JOIN public.task t ON t.id = n"
+        )
+        ran = await queryplans.explain_and_run(connection, given)
+        assert ran is not None
+        verdict = await judge(connection, ran)
+    assert not [reason for reason in verdict.reasons if "ANALYZE" in reason]
+
+
+async def test_a_read_that_takes_too_long_is_stopped_and_bad(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queryplans, "LONGEST_READ_MS", 150)
+    async with database.autocommit() as connection:
+        given = queryplans.Stated("read", "SELECT pg_sleep(60)")
+        ran = await queryplans.explain_and_run(connection, given)
+        assert ran is not None
+        verdict = await judge(connection, ran)
+    assert (verdict.word, verdict.reasons) == ("bad", ["took longer than 150 ms, and was stopped"])
+
+
 async def test_explaining_changes_nothing(database: Database, sql: asyncpg.Connection) -> None:
     await people.people(sql)
     await people.many(sql, 1000, deleted_every=2)
@@ -141,8 +286,9 @@ async def test_explaining_changes_nothing(database: Database, sql: asyncpg.Conne
 
     async with database.autocommit() as connection:
         explained, refusal = await explain(connection, PurgeOldDeleted(), policies=DEFAULT)
+        held = await sql.fetchval("SELECT count(*) FROM pg_locks WHERE pid = $1", connection.get_server_pid())
 
-    assert refusal is None
+    assert (refusal, held) == (None, 0)
     assert [each.statement.name for each in explained] == ["window", "list of eligible rows"]
     assert [each.verdict.word for each in explained] == ["good", "good"]
     assert await sql.fetchrow(size) == before

@@ -1,0 +1,39 @@
+"""The most memory that a fresh worker process needs for one run through a real queue."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stage import Stage
+from worker import doorbells
+from worker.embedded import Valkey
+
+BURST = """
+import asyncio, resource
+from worker import process, settings, telemetry
+telemetry.configure()
+code = asyncio.run(process.work(settings.load(), burst=True))
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+async def peak_rss_mb(stage: Stage, job: str, **payload: Any) -> float:
+    async with stage.clone() as database, Valkey() as valkey:
+        redis = doorbells.connect(valkey.url, queue="arq:queue")
+        await redis.enqueue_job(job, **payload)
+        await redis.aclose(close_connection_pool=True)
+        urls = {"LOWTIDE_DATABASE_URL": database.address.dsn, "LOWTIDE_REDIS_URL": valkey.url}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", BURST),
+            cwd=Path(__file__).parents[1],
+            env=os.environ | urls,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        said, _ = await process.communicate()
+    exit_code, kilobytes = said.split()
+    if exit_code != b"0":
+        raise RuntimeError("the worker's run failed")
+    return int(kilobytes) / 1024
