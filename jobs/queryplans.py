@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from db import queryplans
+from db import estimates, queryplans
 from db.queryplans import Stated
 from db.targets import Target, quoted
 from jobs.failures import Refused
@@ -52,23 +52,43 @@ async def guard(
             raise await _refusal(connection, target, given.name, told)
     for reference in await queryplans.unindexed_references(connection, target.relation):
         if reference.blocks > small_blocks:
-            columns = ", ".join(reference.columns)
-            raise QueryPlanRefused(
+            told = (
                 f"for each deleted row of {target.name}, {reference.relation} ({_size(reference.blocks)}) would be "
-                f"read from end to end: no index begins with its foreign key {columns} ({reference.constraint}). "
-                f"Nothing was deleted. Create one first: {reference.wanted_index}",
-                detail={"statement": "window", "table": reference.relation, "index": reference.wanted_index},
+                f"read from end to end: no index begins with its foreign key {', '.join(reference.columns)} "
+                f"({reference.constraint})"
             )
+            advice, index = await _advice(connection, reference.relation, reference.columns, reference.wanted_index)
+            raise _refused(told, advice, statement="window", table=reference.relation, index=index)
 
 
 async def _refusal(connection: asyncpg.Connection, target: Target, statement: str, told: str) -> QueryPlanRefused:
-    invalid = await queryplans.invalid_index(connection, target)
-    wanted = target.wanted_index if invalid is None else f"DROP INDEX CONCURRENTLY {invalid}; {target.wanted_index}"
-    why = "" if invalid is None else f"; index {invalid} was never finished, and is not used"
-    return QueryPlanRefused(
-        f"{told}{why}. Nothing was deleted. Create an index first: {wanted}",
-        detail={"statement": statement, "table": target.name, "index": wanted},
-    )
+    wanted, standing = target.wanted_index, (await estimates.table(connection, target)).index
+    if standing is not None:
+        told = f"{told}; index {standing} is there, and PostgreSQL expects no gain from it"
+        wanted = queryplans.narrowed_index(target)
+        if target.where is None:
+            advice = f"Run ANALYZE {target.relation}; and see whether random_page_cost suits the disk"
+            return _refused(told, advice, statement=statement, table=target.name, index=None)
+    advice, index = await _advice(connection, target.relation, [target.column], wanted)
+    return _refused(told, advice, statement=statement, table=target.name, index=index)
+
+
+async def _advice(
+    connection: asyncpg.Connection, relation: str, columns: Sequence[str], wanted: str
+) -> tuple[str, str | None]:
+    """In words, and what to run; None for that while somebody runs it already."""
+    found = await queryplans.invalid_index(connection, relation, columns)
+    if found is None:
+        return f"Create an index first: {wanted}", wanted
+    if found.building:
+        return f"An index is being built ({found.name}): try again when it is there", None
+    mending = f"DROP INDEX CONCURRENTLY {found.name}; {wanted}"
+    return f"The index {found.name} was never finished, and is not used. Replace it first: {mending}", mending
+
+
+def _refused(told: str, advice: str, *, statement: str, table: str, index: str | None) -> QueryPlanRefused:
+    detail = {"statement": statement, "table": table, "index": index}
+    return QueryPlanRefused(f"{told}. Nothing was deleted. {advice}", detail=detail)
 
 
 async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_blocks: int = LARGE_BLOCKS) -> Verdict:
@@ -81,6 +101,8 @@ async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_b
                 found.append(("bad", f"reads {_relation(node)} from end to end ({_size(blocks)}); an index is missing"))
         if stale := _stale(node):
             found.append(("fair", stale))
+    if "Stopped After" in plan:
+        found.append(("bad", f"took longer than {plan['Stopped After']:,} ms, and was stopped"))
     took_ms = plan.get("Execution Time")
     if took_ms is not None and took_ms > GOOD_MS:
         found.append(("bad" if took_ms > BAD_MS else "fair", f"took {took_ms:.0f} ms"))
@@ -93,11 +115,11 @@ def _stale(node: dict[str, Any]) -> str | None:
     # Below a LIMIT or an anti-join fewer rows are read than there are; that says nothing of the statistics.
     if relation is None or actual is None or node["Node Type"].startswith("Tid"):
         return None
-    rows = actual * node.get("Actual Loops", 1)
-    estimated = node["Plan Rows"]
-    if rows > STALE_ROWS and rows > STALE_FACTOR * max(estimated, 1):
+    # Both are of one loop: the inner side of a nested loop has an average of them.
+    estimated, rows = node["Plan Rows"], actual * node.get("Actual Loops", 1)
+    if rows > STALE_ROWS and actual > STALE_FACTOR * max(estimated, 1):
         return (
-            f"{estimated:,} rows of {_relation(node)} were expected, {rows:,.0f} came: run ANALYZE {_relation(node)};"
+            f"{estimated:,} rows of {_relation(node)} were expected, {actual:,.0f} came: run ANALYZE {_relation(node)};"
         )
     return None
 

@@ -193,7 +193,7 @@ def _by_range() -> Change:
 
 
 def _by_list() -> Change:
-    ctids = [f"({block},{pointer})" for block in range(60) for pointer in range(1, 120)]
+    ctids = [f"({block},{pointer})" for block in range(150) for pointer in range(1, 120)]
     return windows.delete_listed(TASKS, ctids, cutoff=CUTOFF)
 
 

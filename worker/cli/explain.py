@@ -3,14 +3,16 @@
 import asyncio
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
 from jobs import explain as explaining
 from jobs.catalog import PAYLOADS
 from jobs.explain import Explained
-from jobs.failures import Refused
+from jobs.failures import Refused, TasksMissing, missing_tables
 from jobs.policies import DEFAULT
 from worker.cli import output, payloads, session
+from worker.process import NotMigrated
 
 MOST_SHOWN = 400
 
@@ -33,6 +35,10 @@ def explain(
         statements, refusal = asyncio.run(explained())
     except Refused as exc:
         raise typer.BadParameter(str(exc), param_hint="--payload") from exc
+    except asyncpg.UndefinedTableError as exc:
+        if (missing := missing_tables(exc)) is None:
+            raise
+        raise NotMigrated(str(TasksMissing(missing))) from exc
     if as_json:
         output.print_json([_as_json(each) for each in statements])
     else:
