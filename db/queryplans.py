@@ -84,7 +84,8 @@ INVALID = """
     WHERE x.indrelid = $1::text::regclass AND NOT x.indisvalid
       AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
            FROM unnest(x.indkey::int2[]) WITH ORDINALITY k (number, place)
-           JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number WHERE k.place <= cardinality($2::text[]))
+           JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
+           WHERE k.place <= cardinality($2::text[]))
           = (SELECT array_agg(name ORDER BY name) FROM unnest($2::text[]) name)
     ORDER BY building DESC, 1 LIMIT 1
 """

@@ -44,7 +44,7 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
         left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
         if left == []:
             return _outcome(run, reason=None)
-        if reason := _why_no_more(run):
+        if reason := _why_no_more(run, left):
             return _outcome(run, reason=reason)
         run.cursor = run.cursor | {"ended": True}
 
@@ -147,21 +147,22 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
     return table.next_xid - int(run.cursor["next_xid"]) == ours
 
 
-def _why_no_more(run: Run) -> str | None:
+def _why_no_more(run: Run, left: list[Listed] | None) -> str | None:
     """Why rows are left; None when another pass is worth it."""
-    number = run.cursor["pass"]
     over = _left_behind(run, "locked", "slow", "touched")
     removed = run.rows_done - run.cursor["rows_before"]
     if run.spent:
-        return "the limit of the payload (max_rows, max_seconds) is reached"
-    if (removed > 0 or over["touched"]) and number < MOST_PASSES:
+        return "the limit of the run (max_rows, max_seconds) is reached"
+    if (removed > 0 or over["touched"]) and run.cursor["pass"] < MOST_PASSES:
         return None
-    if over["slow"]:
-        return (
-            f"{over['slow']} rows take longer than a second each, and were passed over; look for a trigger on the table"
-        )
-    if over["locked"]:
-        return f"{over['locked']} rows are locked by others"
-    if removed == 0:
-        return "eligible rows are left that a DELETE does not remove; look for a trigger or a rule on the table"
-    return f"rows keep becoming eligible or moving: {MOST_PASSES} passes"
+    reasons = (
+        (over["slow"] > 0, f"{over['slow']} rows take longer than a batch may, and were passed over"),
+        (over["locked"] > 0, f"{over['locked']} rows are locked by others"),
+        (left is None, f"to look for what is left takes longer than {CLOSING_LOOK_S} s"),
+        (
+            removed == 0,
+            "eligible rows are left that a DELETE does not remove; look for a trigger or a rule on the table",
+        ),
+        (True, f"rows keep becoming eligible or moving: {MOST_PASSES} passes"),
+    )
+    return next(reason for holds, reason in reasons if holds)

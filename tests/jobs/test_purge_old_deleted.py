@@ -123,7 +123,36 @@ async def test_a_dry_run_counts_and_changes_nothing(life: Life, sql: asyncpg.Con
 
     assert ended.result is not None
     assert (ended.result["dry_run"], ended.result["purged"], ended.result["eligible"]) == (True, 0, 25)
-    assert await sql.fetchval(LEFT) == 100
+    assert (ended.rows_done, ended.batches, await sql.fetchval(LEFT)) == (0, 0, 100)
+    stored = "SELECT sum(pg_column_size(t.*)) FROM task t WHERE deleted_at IS NOT NULL"
+    assert ended.result["bytes"] == pytest.approx(await sql.fetchval(stored), rel=0.2)
+    assert ended.result["oldest"] == ended.result["newest"]
+    assert ended.result["way"].startswith("block ranges: 25% of ")
+    assert (ended.result["seconds"], ended.result["seconds_from"]) == (0.0, "the benchmark's speed")
+
+
+async def test_a_dry_run_estimates_by_the_speed_of_earlier_runs(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 4000, deleted_every=2)
+    await sql.execute(
+        "INSERT INTO lowtide.run (id, job, requested_by, target, pace, state, rows_done, started_at, finished_at) "
+        "SELECT 'earlier ' || n, 'purge-old-deleted', 'test', 'public.task', 'gentle', 'succeeded', 1000, "
+        "now() - make_interval(secs => n), now() FROM generate_series(9, 11) n"
+    )
+    ended = await run(life, "purge-old-deleted", dry_run=True)
+
+    assert ended.result is not None
+    assert (ended.result["seconds"], ended.result["seconds_from"]) == (20.0, "the speed of earlier runs")
+
+
+async def test_a_dry_run_sees_one_snapshot_and_waits_for_nobody(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=2)
+    async with sql.transaction():
+        await sql.execute("DELETE FROM task WHERE id <= 50")
+        ended = await run(life, "purge-old-deleted", dry_run=True)
+    assert ended.result is not None
+    assert ended.result["eligible"] == 50
 
 
 async def test_max_rows_is_kept_to_the_row(life: Life, sql: asyncpg.Connection) -> None:
