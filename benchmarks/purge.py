@@ -168,10 +168,7 @@ def _between(samples: list[tuple[float, int, int]], low: int, high: int) -> tupl
 
 async def sparse(postgres: Postgres, size: Size, report: Report) -> None:
     """One row in 200, and one in 100: half of the soft-deleted ones are old enough for the first."""
-    older = "UPDATE public.task SET deleted_at = deleted_at - interval '300 days' WHERE id % 200 = 0; "
-    async with seeded(
-        postgres, tasks=size.sparse, describe_every=50, deleted_every=100, then=older + "VACUUM (ANALYZE) public.task"
-    ) as stage:
+    async with seeded(postgres, tasks=size.sparse, describe_every=50, deleted_every=100, older_every=200) as stage:
         contenders = {
             BIG_DELETE: _big_delete_by_index,
             FULL: ours("full", days=200),

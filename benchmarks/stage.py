@@ -46,18 +46,22 @@ async def server() -> AsyncIterator[Postgres]:
 
 @asynccontextmanager
 async def seeded(
-    postgres: Postgres, *, tasks: int, describe_every: int = 1, deleted_every: int = 2, then: str = ""
+    postgres: Postgres, *, tasks: int, describe_every: int = 1, deleted_every: int = 2, older_every: int | None = None
 ) -> AsyncIterator[Stage]:
-    """A template with `tasks` tasks and all indexes of the migration, gone afterwards; `then` is SQL to end with."""
+    """A template with `tasks` tasks, as `seed.fill` has it, and all indexes of the migration; gone afterwards."""
     name = f"seeded_{next(_numbers)}"
     await _execute(postgres, f"CREATE DATABASE {name}")
     database = engine.connect(postgres.url_of(name))
     await migrate.migrate(database.engine, with_tasks=True)
     async with database.autocommit() as connection:
         await connection.execute("SET statement_timeout = 0")
-        await seed.fill(connection, tasks=tasks, describe_every=describe_every, deleted_every=deleted_every)
-        for statement in filter(None, then.split(";")):
-            await connection.execute(statement)
+        await seed.fill(
+            connection,
+            tasks=tasks,
+            describe_every=describe_every,
+            deleted_every=deleted_every,
+            older_every=older_every,
+        )
     await database.close()
     try:
         yield Stage(postgres, name)

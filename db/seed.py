@@ -24,7 +24,9 @@ TASKS = """
            CASE WHEN n % $4 = 0 THEN 'deleted' ELSE 'pending' END,
            CASE WHEN n % $4 = 0 THEN 'pending' END,
            (ARRAY['low', 'medium', 'high'])[1 + n % 3], 1 + (n / 2) % 20, 1 + (n / 2) % 2,
-           created, created, CASE WHEN n % $4 = 0 THEN now() - make_interval(days => $2, secs => n % 1000) END
+           created, created,
+           CASE WHEN n % $4 = 0
+                THEN now() - make_interval(days => $2 + CASE WHEN n % $5 = 0 THEN 300 ELSE 0 END, secs => n % 1000) END
     FROM generate_series(1, $1::bigint) n, LATERAL (SELECT now() - make_interval(days => 101 + n::int % 264)) c(created)
 """
 INDEXES = """
@@ -40,10 +42,16 @@ class Counts:
 
 
 async def fill(
-    connection: asyncpg.Connection, *, tasks: int, describe_every: int = 1, deleted_every: int = 2
+    connection: asyncpg.Connection,
+    *,
+    tasks: int,
+    describe_every: int = 1,
+    deleted_every: int = 2,
+    older_every: int | None = None,
 ) -> Counts:
     """Fill empty task tables: 3 workers, 20 projects, `tasks` tasks of which every second is soft-deleted.
 
+    Of the soft-deleted ones every `older_every`-th task was so 300 days earlier.
     Every `describe_every`-th task has a description; its trigrams are most of the time that this takes.
 
     Indexes are dropped and built again, and the foreign keys' triggers are off meanwhile: the rows are right by
@@ -55,7 +63,7 @@ async def fill(
         await connection.execute(f'DROP INDEX public."{index["indexname"]}"')
     await connection.execute(PEOPLE)
     await connection.execute(PROJECTS)
-    await connection.execute(TASKS, tasks, DELETED_DAYS_AGO, describe_every, deleted_every)
+    await connection.execute(TASKS, tasks, DELETED_DAYS_AGO, describe_every, deleted_every, older_every)
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("RESET session_replication_role; RESET maintenance_work_mem")

@@ -138,6 +138,15 @@ async def last_of_range(connection: asyncpg.Connection, project_id: int, *, afte
     return last
 
 
+def stated_skipping(ids: Sequence[int], *, actor: int) -> list[Stated]:
+    """What mark-completed with "skip" says, for EXPLAIN, of one window."""
+    window = complete_chunk(ids, actor=actor)
+    parameters = [list(window.args), list(ids)]
+    verification = Stated("verification", COUNT_CHUNK, parameters, writes=True)
+    reads = OPEN.replace("$2", "($1::text[])[1]").replace("ANY($1)", "ANY($2)")
+    return [verification, Stated("window", window.statement, parameters, writes=True, reads=reads)]
+
+
 def stated_marking(ids: Sequence[int], *, actor: int) -> list[Stated]:
     """What mark-completed says, for EXPLAIN."""
     completing = stated("completion", COMPLETE, ids=list(ids), actor=actor, writes=True)

@@ -63,11 +63,10 @@ async def _statements(
         case CreateBatch():
             return [actors.stated_existence(payload.created_by_id), projects.stated_joining(payload.project_id)]
         case MarkCompleted():
-            ids = sorted(payload.task_ids)
-            return [
-                actors.stated_existence(payload.requested_by),
-                *tasks.stated_marking(ids, actor=payload.requested_by),
-            ]
+            ids, actor = sorted(payload.task_ids), payload.requested_by
+            if payload.on_invalid == "skip":
+                return [actors.stated_existence(actor), *tasks.stated_skipping(ids[:ROWS], actor=actor)]
+            return [actors.stated_existence(actor), *tasks.stated_marking(ids, actor=actor)]
         case ArchiveProject():
             return [
                 projects.stated_closing(payload.project_id),

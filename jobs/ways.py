@@ -21,8 +21,8 @@ POINTERS = 291
 DENSE = 0.5
 # Below so many blocks (8 MB) nothing is worth a decision.
 SMALL_BLOCKS = 1000
-# How many rows one look lists. More are no faster, and would be remembered for longer.
-LIST_ROWS = 2000
+# How many rows one look lists: of many rows with one value, the next list reads again those that this one has deleted.
+LIST_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Lists(Purge):
     list is made again. The unit is a row.
     """
 
-    first, largest = 50, LIST_ROWS
+    first, largest = 50, 5000
 
     def __init__(self, target: Target, cutoff: datetime, *, found: list[Listed] | None = None) -> None:
         """`found` is all that is left, where that is known already."""

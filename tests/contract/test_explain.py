@@ -14,6 +14,23 @@ PAYLOADS = {
 }
 
 
+async def test_marking_with_skip_explains_the_statements_of_a_window(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 5000, deleted_every=2)
+    payload = '{"task_ids": [1, 2, 3], "requested_by": 1, "on_invalid": "skip"}'
+
+    told = await lowtide("explain", "mark-completed", "--payload", payload, "--json", database_url=database_url)
+
+    assert told.code == 0, told.err
+    assert [(each["statement"], each["verdict"]) for each in told.json] == [
+        ("actor", "good"),
+        ("verification", "good"),
+        ("window", "good"),
+    ]
+
+
 @pytest.mark.parametrize("job", PAYLOADS)
 async def test_the_query_plans_of_every_job_are_good(job: str, database_url: str, sql: asyncpg.Connection) -> None:
     await people.people(sql)

@@ -131,9 +131,10 @@ async def test_one_timestamp_for_a_hundred_thousand_rows(database: Database, sql
 
 
 async def test_a_list_full_of_locked_rows_does_not_hide_what_lies_beyond(
-    database: Database, sql: asyncpg.Connection
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sparse(sql, values="timestamptz '2020-01-01'", every=2, rows=12_000)
+    monkeypatch.setattr("jobs.ways.LIST_ROWS", 2000)
     await sql.execute("UPDATE t SET gone_at = '2021-01-01' WHERE id = 12000")
     await sql.execute("DELETE FROM t WHERE id % 2 = 1 AND id > 100")
     life = life_of(database)
