@@ -89,11 +89,23 @@ async def main(size: Size, sections: list[str], results: Path | None) -> None:
                 report.write(results)
 
 
+def _sections(names: str) -> list[str]:
+    wanted = names.split(",")
+    if unknown := set(wanted) - SECTIONS.keys():
+        raise argparse.ArgumentTypeError(f"there is no section {', '.join(sorted(unknown))}")
+    return wanted
+
+
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="a tenth of the rows, fewer rounds")
-    arguments.add_argument("--only", default=",".join(SECTIONS), help="these sections alone, separated by commas")
+    arguments.add_argument(
+        "--only",
+        type=_sections,
+        default=list(SECTIONS),
+        help=f"some of them, separated by commas: {', '.join(SECTIONS)}",
+    )
     arguments.add_argument("--json", type=Path, help="write the numbers into this file too")
     given = arguments.parse_args()
-    asyncio.run(main(QUICK if given.quick else RECORD, given.only.split(","), given.json))
+    asyncio.run(main(QUICK if given.quick else RECORD, given.only, given.json))

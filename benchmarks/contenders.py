@@ -99,11 +99,12 @@ def ours(pace: str, **payload: Any) -> Contender:
                 lengths.append(event["seconds"])
             raise structlog.DropEvent
 
+        before = structlog.get_config()
         structlog.configure(processors=[hear], wrapper_class=structlog.BoundLogger)
         try:
             finished = await run(database, "purge-old-deleted", pace=pace, **payload)
         finally:
-            structlog.reset_defaults()
+            structlog.configure(**before)
         return Outcome(finished.rows_done, seconds(finished), lengths)
 
     return purge

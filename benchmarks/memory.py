@@ -33,7 +33,9 @@ async def peak_rss_mb(stage: Stage, job: str, **payload: Any) -> float:
             stderr=asyncio.subprocess.DEVNULL,
         )
         said, _ = await process.communicate()
-    exit_code, kilobytes = said.split()
-    if exit_code != b"0":
-        raise RuntimeError("the worker's run failed")
+        exit_code, kilobytes = said.split()
+        async with database.autocommit() as connection:
+            states = {row["state"] for row in await connection.fetch("SELECT state FROM lowtide.run")}
+    if exit_code != b"0" or states != {"succeeded"}:  # a run that waits for better times ends a burst too
+        raise RuntimeError(f"the worker's run did not succeed: {states}")
     return int(kilobytes) / 1024

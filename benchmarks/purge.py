@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from benchmarks import steadiness
 from benchmarks.contenders import (
     BIG_DELETE,
     FULL,
@@ -28,12 +29,12 @@ from benchmarks.stage import Stage, seeded
 from db.engine import Database
 from worker.embedded import Postgres
 
-IDLE = "(nobody purges)"
-SHORTEST_STEADY_S = 10
+IDLE, TWICE = "(nobody purges)", "lowtide full, twice the rows"
 IDLE_S = 5.0
 # Describing every task would make the trigrams of descriptions most of the seeding of a large table.
 DESCRIBE_EVERY = 10
 SLOW_ONES = (LIMIT_1000, LIMIT_10000, ORM)
+BY_INDEX = "DELETE FROM public.task WHERE deleted_at < now() - interval '200 days'"
 
 
 @dataclass(frozen=True)
@@ -125,45 +126,14 @@ async def growth(postgres: Postgres, size: Size, report: Report) -> None:
 
 
 async def _steadiness(stage: Stage, report: Report) -> None:
-    """Rows per second, and buffers read per row, of the second tenth of a gentle run against the last."""
-    samples: list[tuple[float, int, int]] = []
-
-    async def sample(database: Database) -> None:
-        async with database.autocommit() as second:
-            while True:
-                samples.append((time.monotonic(), *await second.fetchrow(READINGS)))
-                await asyncio.sleep(0.2)
-
-    async with stage.clone() as database:
-        sampling = asyncio.create_task(sample(database))
-        await ours("gentle")(database)
-        sampling.cancel()
-    done = max(rows for _, rows, _ in samples)
-    if samples[-1][0] - samples[0][0] < SHORTEST_STEADY_S:
-        return  # the server's statistics lag by up to a second
-    second, last = (_between(samples, done * low // 10, done * (low + 1) // 10) for low in (1, 9))
-    numbers = {"speed": last[0] / second[0], "buffers": last[1] / second[1]}
+    numbers = await steadiness.measure(stage)
+    if numbers is None:
+        return
     report.results["steadiness"] = numbers
     report.say(
         f"gentle, last tenth against second: {numbers['speed']:.2f} of its rows per second, "
-        f"{numbers['buffers']:.2f} of its buffers per row ({second[1]:.2f})\n"
+        f"{numbers['buffers']:.2f} of its buffers per row ({numbers['buffers_per_row']:.2f})\n"
     )
-
-
-# What client backends have read, as the server's statistics have it (PostgreSQL 16 and newer); they lag by up to 1 s.
-READINGS = """
-    SELECT (SELECT rows_done FROM lowtide.run WHERE id = 'bench'),
-           (SELECT sum(hits + reads)::bigint FROM pg_stat_io
-            WHERE backend_type = 'client backend' AND object = 'relation')
-"""
-
-
-def _between(samples: list[tuple[float, int, int]], low: int, high: int) -> tuple[float, float]:
-    """Rows per second and buffers per row between two counts of rows."""
-    inside = [sample for sample in samples if low <= (sample[1] or 0) <= high]
-    first, last = inside[0], inside[-1]
-    rows = last[1] - first[1]
-    return rows / (last[0] - first[0]), (last[2] - first[2]) / rows
 
 
 async def sparse(postgres: Postgres, size: Size, report: Report) -> None:
@@ -173,21 +143,24 @@ async def sparse(postgres: Postgres, size: Size, report: Report) -> None:
             BIG_DELETE: _big_delete_by_index,
             FULL: ours("full", days=200),
             GENTLE: ours("gentle", days=200),
-            "lowtide full, twice the rows": ours("full"),
+            TWICE: ours("full"),
         }
         measured = await alternate(stage, contenders, rounds=size.large_rounds + 1)
     title = f"purge of {size.sparse // 200:,} of {size.sparse:,} tasks, far apart"
     report.speeds("sparse", title, measured, to=BIG_DELETE, batches=True)
-    once, twice = (statistics.median(o.seconds for o in measured.outcomes[name]) for name in list(contenders)[1::2])
-    report.results["twice the rows"] = twice / once
-    report.say(f"twice the rows take {twice / once:.2f} times as long\n")
+    pairs = zip(measured.outcomes[TWICE], measured.outcomes[FULL], strict=True)
+    times = statistics.median(twice.seconds / once.seconds for twice, once in pairs)
+    report.results["twice the rows"] = times
+    report.say(f"twice the rows take {times:.2f} times as long\n")
 
 
 async def _big_delete_by_index(database: Database) -> Outcome:
-    statement = "DELETE FROM public.task WHERE deleted_at < now() - interval '200 days'"
     async with database.tuned(statement_timeout="0", lock_timeout="0", enable_seqscan="off") as connection:
+        query_plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {BY_INDEX}"))
+        if "Seq Scan" in query_plan:
+            raise RuntimeError(f"the DELETE does not use the index on deleted_at:\n{query_plan}")
         begun = time.perf_counter()
-        status = await connection.execute(statement)
+        status = await connection.execute(BY_INDEX)
         took = time.perf_counter() - begun
     return Outcome(int(status.split()[1]), took, [took])
 

@@ -12,8 +12,9 @@ from db.targets import Target, quoted
 class Table:
     """`filenode` is changed by a rewrite (VACUUM FULL)."""
 
+    kind: str  # of pg_class.relkind; "r" is an ordinary table
     blocks: int
-    filenode: int
+    filenode: int | None  # None of what has no file
     rows: int | None  # the planner's estimate; None where it never looked
     index: str | None  # a valid index whose first column is the target's and that holds every eligible row
     swallows: bool  # whether a trigger or a rule could keep a DELETE from removing a row
@@ -33,7 +34,8 @@ class Census:
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
 # BEFORE ROW DELETE is 1 + 2 + 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 TABLE = """
-    SELECT (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint AS blocks,
+    SELECT c.relkind::text AS kind,
+           coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
            pg_relation_filenode(c.oid)::bigint AS filenode,
            CASE WHEN c.reltuples >= 0 AND (c.reltuples > 0 OR c.relpages > 0) THEN c.reltuples::bigint END AS rows,
            (SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam

@@ -9,6 +9,7 @@ Refused
   ApprovalNeeded   it would delete what the policy keeps
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
+  NotATable        a view, a partitioned or a foreign table (jobs/ways.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over

@@ -132,13 +132,10 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
 
     Then no row has moved, none has become eligible, and the pass has met all there were: the look at the end, which
     costs up to a third of the pass, has nothing to find. Whoever else writes, anywhere in the server, uses an id, and
-    none was open when the pass began. A trigger that keeps rows from going, a row passed over and a limit
-    that is reached leave rows behind all the same.
+    none was open when the pass began. A trigger that keeps rows from going, a row passed over and a limit that is
+    reached leave rows behind all the same.
     """
-    left_behind = run.spent or any(
-        run.counters.get(f"{why}_in_pass_{run.cursor['pass']}") for why in ("locked", "slow")
-    )
-    if left_behind:
+    if run.spent or any(_left_behind(run, "locked", "slow", "touched").values()):
         return False
     table = await estimates.table(connection, target)
     ours = run.batches - int(run.cursor["batches_before"])

@@ -113,7 +113,7 @@ class _Walk:
         try:
             return await self._batch(windows, past_locks=self._past_locks_for > 0)
         except asyncpg.PostgresError as exc:
-            if sqlstate(exc) not in {LOCKED, CANCELLED}:
+            if sqlstate(exc) != LOCKED and not self._took_too_long(exc, time.monotonic() - begun):
                 raise
         self._at_once = 1
         await self._run.look_again()
@@ -130,7 +130,7 @@ class _Walk:
                 self._past_locks_for = PAST_LOCKS_FOR
                 self._locks_met += 1
                 return took_s + await self._commit_alone(window)
-            if sqlstate(exc) != CANCELLED or not (self._watch.gave_way or took_s >= self._timeout_s):
+            if not self._took_too_long(exc, took_s):
                 raise
             if not self._smaller(window, took_s):
                 if window.past_all is None:
@@ -161,9 +161,10 @@ class _Walk:
             return False
         return True
 
-    @property
-    def _timeout_s(self) -> float:
-        return self._timeouts[0] if self._timeouts else 0.0
+    def _took_too_long(self, error: asyncpg.PostgresError, took_s: float) -> bool:
+        """Whether we have cancelled it. Before its time is up, and with nobody waiting, it was an operator."""
+        timed_out = self._timeouts is not None and took_s >= self._timeouts[0]
+        return sqlstate(error) == CANCELLED and (timed_out or self._watch.gave_way)
 
     async def _until_well(self) -> None:
         """Wait, outside of any transaction, while PostgreSQL is in trouble; the gentle pace alone does."""

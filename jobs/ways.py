@@ -11,6 +11,7 @@ from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Target
 from db.windows import Listed, Place
+from jobs.failures import Refused
 from jobs.run import Run
 from jobs.sweep import Window
 
@@ -25,6 +26,13 @@ SMALL_BLOCKS = 1000
 LIST_ROWS = 20_000
 
 
+ORDINARY = "r"
+
+
+class NotATable(Refused):
+    pass
+
+
 @dataclass(frozen=True)
 class Choice:
     """The way, why in a sentence, and how many rows are eligible (None: nobody knows)."""
@@ -35,7 +43,12 @@ class Choice:
 
 
 async def choose(connection: asyncpg.Connection, target: Target, table: Table, *, cutoff: datetime) -> Choice:
-    """From the planner's statistics; an exact count by index decides where they say that eligible rows are rare."""
+    """From the planner's statistics; an exact count by index decides where they say that eligible rows are rare.
+
+    Raises NotATable for views, partitioned and foreign tables.
+    """
+    if table.kind != ORDINARY:
+        raise NotATable(f"{target.name} is no ordinary table (relkind {table.kind!r}): this version purges no other")
     expected = None if table.rows is None else await estimates.expected(connection, target, cutoff=cutoff)
     if table.index is None:
         return _blocks(table, expected, f"no index on {target.column} finds eligible rows")

@@ -355,6 +355,37 @@ async def test_statistics_from_before_a_bulk_delete_do_not_choose_lists(
     assert str(result["way"]).startswith("block ranges: ")
 
 
+@pytest.mark.parametrize(
+    "create",
+    ["CREATE TABLE t (gone_at timestamptz) PARTITION BY RANGE (gone_at)", "CREATE VIEW t AS SELECT now() AS gone_at"],
+)
+async def test_what_is_no_ordinary_table_is_refused(database: Database, sql: asyncpg.Connection, create: str) -> None:
+    await sql.execute(create)
+    for dry_run in (True, False):
+        ended = await run(life_of(database), "purge-old-deleted", f"{dry_run}", policy="t", dry_run=dry_run)
+        assert ended.error is not None
+        assert ended.error["type"] == "NotATable"
+
+
+async def test_an_operators_cancel_among_several_batches_pauses_too(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await dense(sql, rows=200_000)
+    life = life_of(database)
+    await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
+    serving = asyncio.create_task(life.serve("run"))
+    cancel = (
+        "SELECT bool_or(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL lowtide.batches%' "
+        "AND state = 'active' AND (SELECT batches > 8 FROM lowtide.run)"
+    )
+    await eventually(lambda: sql.fetchval(cancel))
+
+    assert isinstance(await serving, Parked)
+    paused = await row(life, "run")
+    assert paused.state == "paused"
+    assert paused.rows_done == 100_000 - await left(sql)
+
+
 async def test_an_operators_cancel_pauses_the_run_until_it_is_resumed(
     database: Database, sql: asyncpg.Connection
 ) -> None:

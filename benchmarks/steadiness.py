@@ -1,0 +1,95 @@
+"""Whether a gentle run stays as fast, and reads as little, from its second tenth to its last."""
+
+import asyncio
+import itertools
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from benchmarks.contenders import ours
+from benchmarks.stage import Stage
+from jobs.background import alongside
+
+EVERY_S = 0.05
+# A backend tells what it has read at most once a second: a tenth of a shorter run says nothing.
+SHORTEST_S = 10.0
+# Buffers, hit or read, of the table and its indexes: nobody but the run uses them.
+READ = """
+    SELECT coalesce((SELECT rows_done FROM lowtide.run WHERE id = 'bench'), 0) AS rows,
+           (SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
+            FROM pg_statio_user_tables WHERE relid = 'public.task'::regclass) AS buffers
+"""
+OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+class Reading(NamedTuple):
+    at: float
+    rows: int
+    buffers: int
+
+
+async def measure(stage: Stage) -> dict[str, float] | None:
+    """None where the run was too short to say."""
+    readings: list[Reading] = []
+    async with stage.clone() as database:
+        onlooker = await asyncpg.connect(database.address.dsn)
+        try:
+            async with alongside(_watch(onlooker, readings)):
+                await ours("gentle")(database)
+            await database.close()
+            while await onlooker.fetchval(OTHERS):  # noqa: ASYNC110 - a backend that ends tells all it has read
+                await asyncio.sleep(EVERY_S)
+            readings.append(await _read(onlooker))
+        finally:
+            await onlooker.close()
+    return compare(readings)
+
+
+def compare(readings: Sequence[Reading]) -> dict[str, float] | None:
+    """The last tenth's rows per second and buffers per row, as multiples of the second tenth's."""
+    if _length_s(readings) < SHORTEST_S:
+        return None
+    (speed, buffers), (last_speed, last_buffers) = _tenth(readings, 1), _tenth(readings, 9)
+    return {"speed": last_speed / speed, "buffers": last_buffers / buffers, "buffers_per_row": last_buffers}
+
+
+def _length_s(readings: Sequence[Reading]) -> float:
+    at_work = [reading.at for reading in readings if 0 < reading.rows < readings[-1].rows]
+    return at_work[-1] - at_work[0] if at_work else 0.0
+
+
+def _tenth(readings: Sequence[Reading], number: int) -> tuple[float, float]:
+    """Rows per second and buffers per row. Buffers are known where they were just told, and in a line between."""
+    done = readings[-1].rows
+    low, high = number * done / 10, (number + 1) * done / 10
+    pairs = list(itertools.pairwise(readings))
+    moved = [readings[0]] + [now for before, now in pairs if now.rows != before.rows]
+    told = [readings[0]] + [now for before, now in pairs if now.buffers != before.buffers]
+    took_s = _at(high, [(each.rows, each.at) for each in moved]) - _at(low, [(each.rows, each.at) for each in moved])
+    read = _at(high, [(each.rows, each.buffers) for each in told]) - _at(
+        low, [(each.rows, each.buffers) for each in told]
+    )
+    return (high - low) / took_s, read / (high - low)
+
+
+def _at(x: float, line: Sequence[tuple[float, float]]) -> float:
+    """The height of a rising line of points; beyond its last point, that point's."""
+    place = bisect_left(line, (x,))
+    if place in {0, len(line)}:
+        return line[min(place, len(line) - 1)][1]
+    (x0, y0), (x1, y1) = line[place - 1], line[place]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+async def _watch(onlooker: asyncpg.Connection, readings: list[Reading]) -> None:
+    while True:
+        readings.append(await _read(onlooker))
+        await asyncio.sleep(EVERY_S)
+
+
+async def _read(onlooker: asyncpg.Connection) -> Reading:
+    row = await onlooker.fetchrow(READ)
+    return Reading(time.monotonic(), row["rows"], row["buffers"])
