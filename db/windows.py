@@ -10,6 +10,7 @@ the cutoff, [2:] the ctids.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 
@@ -21,8 +22,7 @@ RANGE = "ctid >= ($1::text[])[1]::tid AND ctid < ($1::text[])[2]::tid"
 LIST = "ctid = ANY((($1::text[])[2:])::tid[])"
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """Where a row lies: its block, and its line pointer there. Line pointers count from 1; 0 is before all of them."""
 
     block: int
@@ -34,11 +34,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An eligible row: its place, and the column's value as text."""
+class Listing:
+    """Eligible rows, in the order of their places. `last` is the highest value among them, as text."""
 
-    place: Place
-    value: str
+    places: list[tuple[int, int]]
+    last: str | None
+    at_last: set[tuple[int, int]]  # those that have it
 
 
 def delete_range(
@@ -117,11 +118,18 @@ def stated(target: Target, *, way: str, blocks: int, rows: int, cutoff: datetime
 
 
 def _listing(target: Target, lower: str = "") -> str:
-    column = target.quoted_column
-    return (
-        f"SELECT ctid, {column}::text AS value FROM ONLY {target.relation} "
-        f"WHERE {target.indexable('$1::timestamptz')}{lower} ORDER BY {column} LIMIT $2"
-    )
+    # The column is named with its table: alone, ORDER BY would take it for a column of the result of that name.
+    column = f"{target.relation}.{target.quoted_column}"
+    return f"""
+        WITH listed AS MATERIALIZED (
+            SELECT ctid AS place, {column} AS value FROM ONLY {target.relation}
+            WHERE {target.indexable("$1::timestamptz")}{lower} ORDER BY {column} LIMIT $2
+        ), last AS (SELECT max(value) AS value FROM listed)
+        SELECT coalesce(array_agg(place ORDER BY place), '{{}}') AS places,
+               (SELECT value::text FROM last) AS last,
+               coalesce(array_agg(place) FILTER (WHERE value = (SELECT value FROM last)), '{{}}') AS at_last
+        FROM listed
+    """
 
 
 async def eligible_rows(
@@ -132,7 +140,7 @@ async def eligible_rows(
     most: int,
     since: str | None = None,
     beyond: str | None = None,
-) -> list[Listed]:
+) -> Listing:
     """The first `most` eligible rows in the order of the column, from value `since` on, or after value `beyond`.
 
     Written so that an index on the column can answer, from the lower bound on: dead entries before it are not read.
@@ -140,5 +148,5 @@ async def eligible_rows(
     operator, value = (">=", since) if beyond is None else (">", beyond)
     lower = "" if value is None else f" AND {target.quoted_column} {operator} $3::text::timestamptz"
     parameters = (cutoff, most) if value is None else (cutoff, most, value)
-    rows = await connection.fetch(_listing(target, lower), *parameters)
-    return [Listed(Place(*row["ctid"]), row["value"]) for row in rows]
+    row = await connection.fetchrow(_listing(target, lower), *parameters)
+    return Listing(row["places"], row["last"], set(row["at_last"]))

@@ -9,7 +9,7 @@ import asyncpg
 
 from db import estimates, leases, windows
 from db.targets import Target
-from db.windows import Listed
+from db.windows import Listing
 from jobs.health import Health
 from jobs.queryplans import guard
 from jobs.run import Run
@@ -19,6 +19,7 @@ from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose, counter, stateme
 MOST_PASSES = 5
 # The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
 CLOSING_LOOK_S = 60
+NOTHING = Listing([], None, set())
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Outcome:
 
 async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -> Outcome:
     """Delete what is eligible, from the run's cursor on."""
-    left: list[Listed] | None = None
+    left: Listing | None = None
     while True:
         if await _begins_anew(run, target):
             await _begin(run, target, cutoff, left)
         way = Blocks(target, cutoff) if run.cursor["way"] == "blocks" else Lists(target, cutoff, found=left)
         await sweep(run, way, health=health)
         left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
-        if left == []:
+        if left is not None and not left.places:
             return _outcome(run, reason=None)
         if reason := _why_no_more(run, left):
             return _outcome(run, reason=reason)
@@ -74,9 +75,9 @@ async def _begins_anew(run: Run, target: Target) -> bool:
     return table.filenode != int(run.cursor["filenode"])
 
 
-async def _begin(run: Run, target: Target, cutoff: datetime, left: list[Listed] | None) -> None:
+async def _begin(run: Run, target: Target, cutoff: datetime, left: Listing | None) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
-    if left is not None and len(left) < LIST_ROWS:
+    if left is not None and len(left.places) < LIST_ROWS:
         way, told = "lists", run.cursor["told"]
     elif "pass" in run.cursor:
         way, told = "blocks", run.cursor["told"]
@@ -112,11 +113,11 @@ async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
     return choice
 
 
-async def _left(run: Run, target: Target, cutoff: datetime) -> list[Listed] | None:
+async def _left(run: Run, target: Target, cutoff: datetime) -> Listing | None:
     """Eligible rows after a pass, LIST_ROWS at most; None where looking for them takes too long."""
     async with run.database.autocommit() as connection:
         if await _nobody_wrote(connection, run, target):
-            return []
+            return NOTHING
     begun = time.monotonic()
     try:
         async with run.database.tuned(statement_timeout=f"{CLOSING_LOOK_S}s") as connection:
@@ -144,7 +145,7 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
     return table.next_xid - int(run.cursor["next_xid"]) == ours
 
 
-def _why_no_more(run: Run, left: list[Listed] | None) -> str | None:
+def _why_no_more(run: Run, left: Listing | None) -> str | None:
     """Why rows are left; None when another pass is worth it."""
     over = _left_behind(run, "locked", "slow", "touched")
     removed = run.rows_done - run.cursor["rows_before"]

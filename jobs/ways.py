@@ -10,7 +10,7 @@ from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Target
-from db.windows import Listed, Place
+from db.windows import Listing, Place
 from jobs.failures import Refused
 from jobs.run import Run
 from jobs.sweep import Window
@@ -160,15 +160,15 @@ class Lists(Purge):
 
     first, largest = 50, 5000
 
-    def __init__(self, target: Target, cutoff: datetime, *, found: list[Listed] | None = None) -> None:
+    def __init__(self, target: Target, cutoff: datetime, *, found: Listing | None = None) -> None:
         """`found` is all that is left, where that is known already."""
         super().__init__(target, cutoff)
         self.among_locks = found is not None  # a pass has left them
-        self._places = sorted(row.place for row in found or [])
+        self._places = [] if found is None else found.places
         self._offset: int | None = None if found is None else 0  # the cursor's "done" when the list was made
         self._more = found is None
         self._bounds: dict[str, str | None] = {}
-        self._met: set[Place] = set()
+        self._met: set[tuple[int, int]] = set()
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:  # noqa: ARG002 - Way's: one at a time
         if self._offset is None:
@@ -190,7 +190,7 @@ class Lists(Purge):
         cursor = run.cursor | {"done": run.cursor["done"] + len(chunk)}
         if position + len(chunk) == len(self._places):
             cursor |= self._bounds
-        ctids = [place.ctid for place in chunk]
+        ctids = [f"({block},{pointer})" for block, pointer in chunk]
         return Window(
             windows.delete_listed(self.target, ctids, cutoff=self.cutoff),
             cursor=cursor,
@@ -204,13 +204,13 @@ class Lists(Purge):
     async def _list(self, run: Run) -> None:
         """The next list. Rows of its first value that are there still (locked ones) were in the last one already."""
         async with run.database.autocommit() as connection:
-            rows = await windows.eligible_rows(
+            listing = await windows.eligible_rows(
                 connection, self.target, cutoff=self.cutoff, most=LIST_ROWS, **self._bounds
             )
-        self._places = sorted({row.place for row in rows} - self._met)
-        self._more = len(rows) == LIST_ROWS
+        self._places = [place for place in listing.places if place not in self._met]
+        self._more = len(listing.places) == LIST_ROWS
         if self._more:
             # A list that brings nothing new is full of rows that can't be deleted: what lies beyond them comes first.
-            ended_at = rows[-1].value
-            self._bounds = {"since": ended_at, "beyond": None} if self._places else {"since": None, "beyond": ended_at}
-            self._met = {row.place for row in rows if row.value == ended_at}
+            last, none_new = listing.last, not self._places
+            self._bounds = {"since": None, "beyond": last} if none_new else {"since": last, "beyond": None}
+            self._met = listing.at_last
