@@ -27,10 +27,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Batch:
-    """A change, and where the run stands when it is committed."""
+    """A change, and where the run stands when it is committed; None: where it stood, as something before is open."""
 
     change: Change
-    cursor: dict[str, Any]
+    cursor: dict[str, Any] | None
 
     def as_json(self) -> dict[str, Any]:
         change = self.change

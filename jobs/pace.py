@@ -10,13 +10,15 @@ Name = Literal["gentle", "full"]
 class Pace:
     """`share` is the part of the time that the server may be at work for the run.
 
-    `batches_at_once` go to the server in one round trip, and are committed there one by one.
+    `batches_at_once` go to the server in one round trip, and are committed there one by one; so on each of `lanes`
+    connections at the same time.
     """
 
     name: Name
     target_s: float
     share: float
     batches_at_once: int = 1
+    lanes: int = 1
 
     @property
     def patience_s(self) -> float:
@@ -35,7 +37,7 @@ LOCK_TIMEOUT_S = 0.010
 # Measured (docs/architecture.md): windows of 2 ms, half of the time, cost a foreground load the least; beyond 10 ms a
 # window gains nothing.
 GENTLE = Pace("gentle", target_s=0.002, share=0.5)
-FULL = Pace("full", target_s=0.010, share=1.0, batches_at_once=8)
+FULL = Pace("full", target_s=0.010, share=1.0, batches_at_once=8, lanes=2)
 BY_NAME: dict[str, Pace] = {pace.name: pace for pace in (GENTLE, FULL)}
 
 

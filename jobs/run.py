@@ -79,13 +79,16 @@ class Run:
             yield session
 
     async def batch(self, connection: asyncpg.Connection, batches: Sequence[Batch]) -> list[Done]:
-        """Commit windows, each with the cursor behind it; fewer than given where an operator wishes something else."""
+        """Commit windows, each with the cursor behind it; fewer than given where an operator wishes something else.
+
+        Several calls may be under way, on a connection each.
+        """
         done, self._place, self.wishes = await commit(
             connection, self.claim, batches, place=self._place, wishes=self.wishes, lease=self.lease
         )
         self.renewed_at = time.monotonic()
         for batch, did in zip(batches, done, strict=False):
-            self.cursor = batch.cursor
+            self.cursor = self.cursor if batch.cursor is None else batch.cursor
             self.rows_done += did.changed
             self.batches += 1
             for name, count in did.counted.items():

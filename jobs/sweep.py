@@ -7,22 +7,24 @@ between. Purge, archive and mark-completed all walk with it.
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import asyncpg
 
-from db.batches import Batch, Change
-from db.engine import set_timeouts
+from db.batches import Batch, Change, Done
 from db.faults import sqlstate
-from jobs.failures import CANCELLED, LOCKED, Waiting
+from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
-from jobs.pace import BY_NAME, FULL, GENTLE, LOCK_TIMEOUT_S, Pace, Rest, Sizer
+from jobs.lanes import Lane, open_lane
+from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
 from jobs.run import Run
-from jobs.watch import Watch, watching
 
 # After a batch that met a lock, so many more pass over locks from the start: each lock that is met costs a wait.
 PAST_LOCKS_FOR = 64
+# After an error among several batches, so many more go one after the other: perhaps the lanes met each other's locks.
+ONE_LANE_FOR = 64
 # A window that still meets a lock after so many attempts in a row: it is the table that is locked.
 MOST_LOCKS_MET = 3
 # A single row can't be halved: it gets so many times the time of a batch, then it is passed over.
@@ -60,96 +62,112 @@ async def sweep(run: Run, way: Way, *, health: Health | None = None) -> None:
 
     Raises SliceOver between two batches when the run's turn has ended, Waiting when PostgreSQL is not well for long.
     """
-    # Windows are read in their order, which the operating system reads ahead by itself; handing blocks to the server's
-    # I/O workers (PostgreSQL 18) costs small windows more than it brings: 60 blocks 4.8 ms instead of 2.3 ms.
-    async with (
-        run.database.tuned(effective_io_concurrency="0") as connection,
-        watching(run.database, connection) as watch,
-    ):
-        walk = _Walk(run, way, connection, watch, health)
+    async with AsyncExitStack() as stack:
+        walk = _Walk(run, way, health, stack)
         while await walk.step():
             pass
 
 
 class _Walk:
-    def __init__(self, run: Run, way: Way, connection: asyncpg.Connection, watch: Watch, health: Health | None) -> None:
+    def __init__(self, run: Run, way: Way, health: Health | None, stack: AsyncExitStack) -> None:
         self._run = run
         self._way = way
-        self._connection = connection
-        self._watch = watch
         self._health = health
+        self._stack = stack  # where the lanes are open
+        self._lanes: list[Lane] = []
         self._sizer = Sizer(target_s=_pace(run).target_s, first=way.first, largest=way.largest)
         self._rest = Rest(time.monotonic(), debt_s=DEBT_S)
         self._look_at = time.monotonic()
         self._past_locks_for = PAST_LOCKS_FOR if way.among_locks else 0
+        self._one_lane_for = 0
         self._at_once = 1  # grows with the windows: several of a size that does not fit yet would be for nothing
         self._patience = 1
         self._locks_met = 0
-        self._timeouts: tuple[float, float] | None = None
 
     async def step(self) -> bool:
-        """One round trip; False at the end of the walk."""
+        """One round trip on each lane; False at the end of the walk."""
         await self._until_well()
         pace = _pace(self._run)
-        windows = await self._way.windows(self._run, self._sizer.size, most=min(self._at_once, pace.batches_at_once))
+        self._sizer.target_s = pace.target_s
+        lanes = pace.lanes if max(self._past_locks_for, self._one_lane_for) <= 0 else 1
+        most = min(self._at_once, pace.batches_at_once * lanes)
+        windows = await self._way.windows(self._run, self._sizer.size, most=most)
         if not windows:
             return False
-        await self._follow(pace)
-        worked_s = await (self._commit_alone(windows[0]) if len(windows) == 1 else self._commit(windows))
+        worked_s = await (self._commit_alone(windows[0]) if len(windows) == 1 else self._commit(windows, lanes))
         await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
         return True
 
-    async def _follow(self, pace: Pace) -> None:
-        timeouts = pace.batch_timeout_s * self._patience, LOCK_TIMEOUT_S
-        if timeouts != self._timeouts:
-            self._timeouts = timeouts
-            self._sizer.target_s = pace.target_s
-            self._watch.target_s, self._watch.patience_s = pace.target_s, pace.patience_s
-            await set_timeouts(self._connection, statement_s=timeouts[0], lock_s=timeouts[1])
+    async def _commit(self, windows: list[Window], lanes: int) -> float:
+        """Return the seconds of work. What fails among several is tried again alone: what was committed stands.
 
-    async def _commit(self, windows: list[Window]) -> float:
-        """Return the seconds of work. What fails among several is tried again alone: those before it stand."""
+        Each lane gets a stretch of the windows. Only the first one's move the run's cursor, which nothing that is open
+        ever lies before: after a crash the others' are walked again, and find nothing.
+        """
+        share = -(-len(windows) // lanes)
+        stretches = [windows[start : start + share] for start in range(0, len(windows), share)]
         begun = time.monotonic()
-        try:
-            return await self._batch(windows, past_locks=self._past_locks_for > 0)
-        except asyncpg.PostgresError as exc:
-            if sqlstate(exc) != LOCKED and not self._took_too_long(exc, time.monotonic() - begun):
-                raise
-        self._at_once = 1
+        on = [await self._lane(number) for number in range(len(stretches))]
+        outcomes = await asyncio.gather(*map(self._on, on, stretches), return_exceptions=True)
+        done: list[list[Done]] = []
+        for lane, outcome in zip(on, outcomes, strict=True):
+            if not isinstance(outcome, BaseException):
+                done.append(outcome)
+            elif not (isinstance(outcome, asyncpg.PostgresError) and _may_be_repeated(outcome, lane)):
+                raise outcome
+        if len(done) == len(stretches):
+            return self._learn(stretches, done)
+        self._at_once, self._one_lane_for = 1, ONE_LANE_FOR
         await self._run.look_again()
         return time.monotonic() - begun
 
     async def _commit_alone(self, window: Window) -> float:
-        past_locks = self._past_locks_for > 0 and window.past_locks is not None
+        lane = await self._lane(0)
         begun = time.monotonic()
         try:
-            return await self._batch([window], past_locks=past_locks)
+            return self._learn([[window]], [await self._on(lane, [window])])
         except asyncpg.PostgresError as exc:
             took_s = time.monotonic() - begun
-            if sqlstate(exc) == LOCKED and window.past_locks is not None and self._locks_met < MOST_LOCKS_MET:
+            if not _may_be_repeated(exc, lane):
+                raise
+            if sqlstate(exc) == LOCKED:
+                if window.past_locks is None or self._locks_met == MOST_LOCKS_MET:
+                    raise
                 self._past_locks_for = PAST_LOCKS_FOR
                 self._locks_met += 1
                 return took_s + await self._commit_alone(window)
-            if not self._took_too_long(exc, took_s):
-                raise
             if not self._smaller(window, took_s):
                 if window.past_all is None:
                     raise
-                await self._batch([replace(window, change=window.past_all)], past_locks=False)
+                over = replace(window, change=window.past_all, past_locks=None)
+                self._learn([[over]], [await self._on(lane, [over])])
             return took_s
 
-    async def _batch(self, windows: list[Window], *, past_locks: bool) -> float:
+    async def _on(self, lane: Lane, windows: list[Window]) -> list[Done]:
+        past_locks = self._past_locks_for > 0
         changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
-        batches = [Batch(change, window.cursor) for change, window in zip(changes, windows, strict=True)]
-        self._watch.begin(len(batches))
-        try:
-            done = await self._run.batch(self._connection, batches)
-        finally:
-            await self._watch.end()
-        self._sizer.took(*((did.seconds, window.units) for window, did in zip(windows, done, strict=False)))
-        self._past_locks_for -= len(done)
-        self._at_once, self._patience, self._locks_met = 2 * len(done), 1, 0
-        return sum(did.seconds for did in done)
+        cursors = [window.cursor if lane is self._lanes[0] else None for window in windows]
+        batches = [Batch(change, cursor) for change, cursor in zip(changes, cursors, strict=True)]
+        return await lane.commit(self._run, batches, pace=_pace(self._run), patience=self._patience)
+
+    async def _lane(self, number: int) -> Lane:
+        while len(self._lanes) <= number:
+            self._lanes.append(await self._stack.enter_async_context(open_lane(self._run.database)))
+        return self._lanes[number]
+
+    def _learn(self, stretches: list[list[Window]], outcomes: list[list[Done]]) -> float:
+        """Go on behind what was committed without a gap; return the seconds of work of the lane that worked longest."""
+        gap = False
+        for windows, done in zip(stretches, outcomes, strict=True):
+            self._sizer.took(*((did.seconds, window.units) for window, did in zip(windows, done, strict=False)))
+            if done and not gap:
+                self._run.cursor = windows[len(done) - 1].cursor
+            gap = gap or len(done) < len(windows)
+        batches = sum(map(len, outcomes))
+        self._past_locks_for -= batches
+        self._one_lane_for -= batches
+        self._at_once, self._patience, self._locks_met = 2 * batches, 1, 0
+        return max(sum(did.seconds for did in done) for done in outcomes)
 
     def _smaller(self, window: Window, took_s: float) -> bool:
         """Halve the window; one row gets more time instead, once. False where neither is left."""
@@ -160,11 +178,6 @@ class _Walk:
         else:
             return False
         return True
-
-    def _took_too_long(self, error: asyncpg.PostgresError, took_s: float) -> bool:
-        """Whether we have cancelled it. Before its time is up, and with nobody waiting, it was an operator."""
-        timed_out = self._timeouts is not None and took_s >= self._timeouts[0]
-        return sqlstate(error) == CANCELLED and (timed_out or self._watch.gave_way)
 
     async def _until_well(self) -> None:
         """Wait, outside of any transaction, while PostgreSQL is in trouble; the gentle pace alone does."""
@@ -185,6 +198,11 @@ class _Walk:
     async def _trouble(self, health: Health) -> str | None:
         async with self._run.database.autocommit() as second:
             return await health.trouble(second)
+
+
+def _may_be_repeated(error: asyncpg.PostgresError, lane: Lane) -> bool:
+    """It met a lock, or was taken back: nothing is wrong with the statement."""
+    return sqlstate(error) == LOCKED or lane.took_back(error)
 
 
 def _pace(run: Run) -> Pace:

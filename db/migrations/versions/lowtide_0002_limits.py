@@ -14,7 +14,7 @@ DROP = """
 DROP FUNCTION lowtide.batch(text, bigint, tid, text, text[], bigint[], jsonb, interval, text, text, text)
 """
 
-# As in the first revision, but for max_rows and max_seconds.
+# As in the first revision, but for max_rows and max_seconds, and for a cursor that may stay where it is.
 BATCH = """
 CREATE FUNCTION lowtide.batch(
     run text, token bigint, place tid, change text, args text[], ids bigint[], cursor jsonb, lease interval,
@@ -46,7 +46,7 @@ BEGIN
 
     LOOP
         UPDATE lowtide.run
-        SET cursor = batch.cursor,
+        SET cursor = coalesce(batch.cursor, cursor),
             counters = CASE WHEN batch.counted = '{}' THEN counters ELSE lowtide.added(counters, batch.counted) END,
             rows_done = rows_done + batch.changed,
             batches = batches + 1,
@@ -73,7 +73,7 @@ $function$
 # that it happened in, and ends the call; those before it stand. It ends early when an operator wishes something else.
 #
 # `windows` is an array of {"change", "args", "ids", "before", "after", "cursor"}, `done` of {"changed", "counted",
-# "seconds"}.
+# "seconds"}. A cursor of null leaves the run's where it is.
 # A procedure that commits can't have a SET clause. It has its caller's rights, and calls what has one.
 BATCHES = """
 CREATE PROCEDURE lowtide.batches(
@@ -94,7 +94,7 @@ BEGIN
         begun := clock_timestamp();
         SELECT * INTO batch FROM lowtide.batch(
             run, token, place, given ->> 'change', ARRAY(SELECT jsonb_array_elements_text(given -> 'args')),
-            ARRAY(SELECT jsonb_array_elements_text(given -> 'ids')::bigint), given -> 'cursor', lease,
+            ARRAY(SELECT jsonb_array_elements_text(given -> 'ids')::bigint), nullif(given -> 'cursor', 'null'), lease,
             given ->> 'before', given ->> 'after'
         );
         COMMIT;
