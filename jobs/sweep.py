@@ -54,7 +54,10 @@ class Way(Protocol):
     among_locks: bool  # whether rows that others hold are to be expected from the start
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
-        """The window at the run's cursor, and those after it that are known already; empty at the end of the walk."""
+        """The window at the run's cursor, and those after it that are known already; empty at the end of the walk.
+
+        More than one only where a window that is walked again finds nothing, and counts nothing.
+        """
 
 
 async def sweep(run: Run, way: Way, *, health: Health | None = None) -> None:

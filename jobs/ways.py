@@ -170,24 +170,29 @@ class Lists(Purge):
         self._bounds: dict[str, str | None] = {}
         self._met: set[tuple[int, int]] = set()
 
-    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:  # noqa: ARG002 - Way's: one at a time
-        if self._offset is None:
+    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
+        if self._offset is None or run.cursor["done"] < self._offset:  # at the start, or back in a list before this one
             self._bounds = {"since": run.cursor["since"], "beyond": run.cursor["beyond"]}
-            self._offset = run.cursor["done"]
+            self._offset, self._places, self._met, self._more = run.cursor["done"], [], set(), True
         while not run.spent:
             position = run.cursor["done"] - self._offset
             if position < len(self._places):
-                return [self._chunk(run, position, size)]
+                return self._chunks(run, position, size, most=most)
             if not self._more:
                 return []
             self._offset = run.cursor["done"]
             await self._list(run)
         return []
 
-    def _chunk(self, run: Run, position: int, size: int) -> Window:
-        count = size if run.rows_left is None else min(size, run.rows_left)
+    def _chunks(self, run: Run, position: int, size: int, *, most: int) -> list[Window]:
+        if run.rows_left is not None:
+            return [self._chunk(run, position, min(size, run.rows_left))]
+        starts = range(position, len(self._places), size)
+        return [self._chunk(run, start, size) for start in starts[:most]]
+
+    def _chunk(self, run: Run, position: int, count: int) -> Window:
         chunk = self._places[position : position + count]
-        cursor = run.cursor | {"done": run.cursor["done"] + len(chunk)}
+        cursor = run.cursor | {"done": (self._offset or 0) + position + len(chunk)}
         if position + len(chunk) == len(self._places):
             cursor |= self._bounds
         ctids = [f"({block},{pointer})" for block, pointer in chunk]

@@ -159,10 +159,13 @@ async def _list_cursor(sql: asyncpg.Connection) -> str:
     return cursor
 
 
-@pytest.mark.parametrize("way", ["dense", "sparse"])
+@pytest.mark.parametrize("way", ["dense", "sparse", "sparse, in short lists"])
 async def test_rows_that_are_locked_for_the_whole_run_are_left_counted_and_said(
-    database: Database, sql: asyncpg.Connection, way: str
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    if way == "sparse, in short lists":  # the cursor is in the list before, when a lane meets a lock
+        monkeypatch.setattr("jobs.ways.LIST_ROWS", 50)
+        monkeypatch.setattr("jobs.ways.Lists.first", 5)
     await (dense(sql) if way == "dense" else sparse(sql))
     async with another(database) as other, other.transaction():
         await other.execute("SELECT 1 FROM t WHERE id IN (100, 5000, 10000) FOR UPDATE")
@@ -386,6 +389,44 @@ async def test_an_operators_cancel_among_several_batches_pauses_too(
     paused = await row(life, "run")
     assert paused.state == "paused"
     assert paused.rows_done == 200_000 - await left(sql)
+
+
+async def test_a_lane_that_dies_leaves_nothing_behind_the_cursor(database: Database, sql: asyncpg.Connection) -> None:
+    await dense(sql, rows=400_000)
+    life = life_of(database)
+    await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
+    serving = asyncio.create_task(life.serve("run"))
+    kill_the_first = await sql.prepare(
+        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL lowtide.batches%' "
+        "AND state = 'active' HAVING count(*) = 2"
+    )
+    while not await kill_the_first.fetchval():
+        assert not serving.done(), "two lanes were never at work together"
+    assert isinstance(await serving, Again)
+    between = (await row(life, "run")).rows_done
+    assert between == 200_000 - await left(sql)
+    await serve_to_the_end(life, "run")
+
+    ended = await row(life, "run")
+    assert ended.result is not None
+    # A cursor that had passed over what the dead lane left open would have needed a second pass.
+    assert (ended.result["purged"], ended.result["passes"], await left(sql)) == (200_000, 1, 0)
+
+
+async def test_lanes_that_meet_in_a_trigger_go_one_after_the_other(database: Database, sql: asyncpg.Connection) -> None:
+    await dense(sql, rows=100_000)
+    await sql.execute("CREATE TABLE total (gone int); INSERT INTO total VALUES (0)")
+    await sql.execute(
+        "CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN UPDATE total SET gone = gone + (SELECT count(*) FROM gone_rows); RETURN NULL; END'"
+    )
+    await sql.execute(
+        "CREATE TRIGGER counted AFTER DELETE ON t REFERENCING OLD TABLE AS gone_rows "
+        "FOR EACH STATEMENT EXECUTE FUNCTION count_it()"
+    )
+    result = await purge(database)
+    assert (result["purged"], result["remaining"], await left(sql)) == (50_000, False, 0)
+    assert await sql.fetchval("SELECT gone FROM total") == 50_000
 
 
 async def test_an_operators_cancel_pauses_the_run_until_it_is_resumed(
