@@ -1,6 +1,7 @@
 """Pass after pass over a table until nothing is eligible. Later passes are for rows that moved or were locked."""
 
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -41,7 +42,8 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
         if await _begins_anew(run, target):
             await _begin(run, target, cutoff, left)
         way = Blocks(target, cutoff) if run.cursor["way"] == "blocks" else Lists(target, cutoff, found=left)
-        await sweep(run, way, health=health)
+        async with aclosing(way):
+            await sweep(run, way, health=health)
         left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
         if left is not None and not left.places:
             return _outcome(run, reason=None)

@@ -1,5 +1,6 @@
 """How a purge walks its table: by ranges of places where eligible rows are dense, by lists where they are rare."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,6 +8,7 @@ import asyncpg
 
 from db import estimates, windows
 from db.batches import Change
+from db.engine import Database
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Target
@@ -24,6 +26,8 @@ DENSE = 0.5
 SMALL_BLOCKS = 1000
 # How many rows one look lists: of many rows with one value, the next list reads again those that this one has deleted.
 LIST_ROWS = 20_000
+# And the first one, after which they grow twofold: nothing is deleted before it is there.
+FIRST_LIST_ROWS = 4000
 
 
 ORDINARY = "r"
@@ -89,6 +93,9 @@ class Purge:
 
     target: Target
     cutoff: datetime
+
+    async def aclose(self) -> None:
+        """Nothing is under way after it."""
 
 
 class Blocks(Purge):
@@ -169,11 +176,20 @@ class Lists(Purge):
         self._more = found is None
         self._bounds: dict[str, str | None] = {}
         self._met: set[tuple[int, int]] = set()
+        self._most = min(FIRST_LIST_ROWS, LIST_ROWS)
+        self._ahead: asyncio.Task[Listing] | None = None
+
+    async def aclose(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.wait([ahead])
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         if self._offset is None or run.cursor["done"] < self._offset:  # at the start, or back in a list before this one
             self._bounds = {"since": run.cursor["since"], "beyond": run.cursor["beyond"]}
             self._offset, self._places, self._met, self._more = run.cursor["done"], [], set(), True
+            await self.aclose()
         while not run.spent:
             position = run.cursor["done"] - self._offset
             if position < len(self._places):
@@ -208,14 +224,22 @@ class Lists(Purge):
 
     async def _list(self, run: Run) -> None:
         """The next list. Rows of its first value that are there still (locked ones) were in the last one already."""
-        async with run.database.autocommit() as connection:
-            listing = await windows.eligible_rows(
-                connection, self.target, cutoff=self.cutoff, most=LIST_ROWS, **self._bounds
-            )
+        listing = await (self._ahead or self._find(run.database, self._most))
+        self._ahead = None
         self._places = [place for place in listing.places if place not in self._met]
-        self._more = len(listing.places) == LIST_ROWS
-        if self._more:
-            # A list that brings nothing new is full of rows that can't be deleted: what lies beyond them comes first.
-            last, none_new = listing.last, not self._places
-            self._bounds = {"since": None, "beyond": last} if none_new else {"since": last, "beyond": None}
-            self._met = listing.at_last
+        self._more = len(listing.places) == self._most
+        if not self._more:
+            return
+        # A list that brings nothing new is full of rows that can't be deleted: what lies beyond them comes first.
+        last, none_new = listing.last, not self._places
+        self._bounds = {"since": None, "beyond": last} if none_new else {"since": last, "beyond": None}
+        self._met = listing.at_last
+        self._most = min(2 * self._most, LIST_ROWS)
+        # While this list is deleted the next one is made: reading the rows' blocks is most of either. Not where one
+        # value fills lists: what is not deleted yet would be all that the next one finds.
+        if len(listing.at_last) < len(listing.places) // 2 and run.rows_left is None:
+            self._ahead = asyncio.create_task(self._find(run.database, self._most))
+
+    async def _find(self, database: Database, most: int) -> Listing:
+        async with database.autocommit() as connection:
+            return await windows.eligible_rows(connection, self.target, cutoff=self.cutoff, most=most, **self._bounds)

@@ -60,7 +60,7 @@ async def servers(settings: Settings) -> AsyncIterator[Servers]:
 
 
 def open_database(settings: Settings) -> Database:
-    database = engine.connect(settings.database_url.get_secret_value(), pool_size=4 * settings.parallel_runs + 4)
+    database = engine.connect(settings.database_url.get_secret_value(), pool_size=5 * settings.parallel_runs + 4)
     for option in database.address.ignored:
         log.warning("database_url.ignored", option=option)
     return database
