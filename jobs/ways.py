@@ -183,7 +183,7 @@ class Lists(Purge):
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.cancel()
-            await asyncio.wait([ahead])
+            await asyncio.gather(ahead, return_exceptions=True)
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         if self._offset is None or run.cursor["done"] < self._offset:  # at the start, or back in a list before this one
