@@ -43,6 +43,7 @@ class Window:
     cursor: dict[str, Any]
     units: int  # its size, in the way's unit
     past_locks: Change | None = None  # the same window, passing over rows that others hold
+    past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
     past_all: Change | None = None  # changes nothing and counts the row: for one that takes longer than it may
 
 
@@ -92,11 +93,13 @@ class _Walk:
         await self._until_well()
         pace = _pace(self._run)
         self._sizer.target_s = pace.target_s
-        lanes = pace.lanes if max(self._past_locks_for, self._one_lane_for) <= 0 else 1
-        most = min(self._at_once, pace.batches_at_once * lanes)
+        most = min(self._at_once, pace.batches_at_once * pace.lanes)
         windows = await self._way.windows(self._run, self._sizer.size, most=most)
         if not windows:
             return False
+        lanes = pace.lanes
+        if self._one_lane_for > 0 or (self._past_locks_for > 0 and windows[0].past_locks_counts):
+            lanes, windows = 1, windows[: pace.batches_at_once]
         worked_s = await (self._commit_alone(windows[0]) if len(windows) == 1 else self._commit(windows, lanes))
         await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
         return True
@@ -136,7 +139,7 @@ class _Walk:
             if sqlstate(exc) == LOCKED:
                 if window.past_locks is None or self._locks_met == MOST_LOCKS_MET:
                     raise
-                self._past_locks_for = PAST_LOCKS_FOR
+                self._past_locks_for, self._one_lane_for = PAST_LOCKS_FOR, 0  # it is somebody else's
                 self._locks_met += 1
                 return took_s + await self._commit_alone(window)
             if not self._smaller(window, took_s):

@@ -142,11 +142,12 @@ class Blocks(Purge):
             )
 
         # To find out which rows are locked costs as much as to delete them. The first pass leaves them to the next.
+        leaves_them = run.cursor["pass"] == 1 and most is None
         past_locks = (
             windows.delete_untouched(
                 self.target, first=first, last=last, cutoff=self.cutoff, counter=counter(run, "touched")
             )
-            if run.cursor["pass"] == 1 and most is None
+            if leaves_them
             else delete(counter(run, "locked"))
         )
         return Window(
@@ -154,6 +155,7 @@ class Blocks(Purge):
             cursor=run.cursor | {"block": last.block, "pointer": last.pointer},
             units=units,
             past_locks=past_locks,
+            past_locks_counts=not leaves_them,
             past_all=windows.pass_over(counter(run, "slow")),
         )
 
