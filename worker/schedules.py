@@ -19,6 +19,9 @@ log = structlog.get_logger()
 # A fire time that no worker saw is made up for within this time, and skipped after it: a purge that was meant for the
 # night should not start in the morning.
 LATEST = timedelta(hours=1)
+# Later than this, it is made up for only where lowtide was in use at that time: the first start of a new installation
+# missed nothing, and must not purge at once.
+ON_TIME = timedelta(minutes=1)
 JOB = "purge-old-deleted"
 
 
@@ -50,8 +53,9 @@ async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
     """Write the runs that are due by the database's clock into the ledger; return the ids of the new ones."""
     async with database.sessions.begin() as session:
         now = await clock.now(session)
-    due = [found for policy in policies if (found := last_fire_time(policy, now=now)) is not None]
-    return [found.run_id for found in due if await _accept(database, found)]
+        found = [fired for policy in policies if (fired := last_fire_time(policy, now=now)) is not None]
+        due = [fired for fired in found if now - fired.at < ON_TIME or await runs.was_in_use(session, at=fired.at)]
+    return [fired.run_id for fired in due if await _accept(database, fired)]
 
 
 async def _accept(database: Database, found: FireTime) -> bool:

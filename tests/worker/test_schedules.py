@@ -68,7 +68,7 @@ def test_without_a_schedule_there_is_no_fire_time() -> None:
 async def test_fire_returns_the_ids_of_new_runs_alone(database: Database, sql: asyncpg.Connection) -> None:
     policy = await _due(sql)
     assert [await schedules.fire(database, (policy,)) for _ in range(2)] == [
-        [await sql.fetchval("SELECT id FROM lowtide.run")],
+        [await sql.fetchval("SELECT id FROM lowtide.run WHERE scheduled_for IS NOT NULL")],
         [],
     ]
 
@@ -86,15 +86,30 @@ async def test_of_many_workers_one_says_that_it_fired(database: Database, sql: a
 
 async def test_a_fire_time_long_past_makes_no_run(database: Database, sql: asyncpg.Connection) -> None:
     assert await schedules.fire(database, (await _due(sql, minutes_ago=90),)) == []
-    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 0
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run WHERE scheduled_for IS NOT NULL") == 0
+
+
+async def test_a_new_installation_makes_up_for_nothing(database: Database, sql: asyncpg.Connection) -> None:
+    """Its first start, by chance within an hour of the policy's time, must not purge at once."""
+    policy = await _due(sql, in_use=False)
+    assert await schedules.fire(database, (policy,)) == []
+    await sql.execute("SELECT lowtide.enqueue('mark-completed')")
+    assert await schedules.fire(database, (policy,)) == []
+
+
+async def test_a_new_installation_fires_on_time(database: Database, sql: asyncpg.Connection) -> None:
+    policy = replace(OLD_DELETED_TASKS, schedule="* * * * *")
+    assert len(await schedules.fire(database, (policy,))) == 1
 
 
 async def test_many_workers_make_one_run_of_a_fire_time(database: Database, sql: asyncpg.Connection) -> None:
     policy = await _due(sql)
     fired = await asyncio.gather(*(schedules.fire(database, (policy,)) for _ in range(10)))
 
-    assert {run_id for ids in fired for run_id in ids} == {await sql.fetchval("SELECT id FROM lowtide.run")}
-    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 1
+    assert {run_id for ids in fired for run_id in ids} == {
+        await sql.fetchval("SELECT id FROM lowtide.run WHERE scheduled_for IS NOT NULL")
+    }
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run WHERE scheduled_for IS NOT NULL") == 1
 
 
 async def test_a_scheduled_run_says_which_policy_which_time_and_who(
@@ -103,7 +118,7 @@ async def test_a_scheduled_run_says_which_policy_which_time_and_who(
     policy = await _due(sql)
     await schedules.fire(database, (policy,))
 
-    row = await sql.fetchrow("SELECT * FROM lowtide.run")
+    row = await sql.fetchrow("SELECT * FROM lowtide.run WHERE scheduled_for IS NOT NULL")
     at = row["scheduled_for"]
     assert f"{at:%M %H} * * *" == policy.schedule
     assert row["id"] == f"schedule:old-deleted-tasks:{at:%Y-%m-%dT%H:%M:%SZ}"
@@ -137,8 +152,14 @@ def _fired_between(first: str, last: str, *, policy: Policy = BERLIN) -> set[dat
     return times
 
 
-async def _due(sql: asyncpg.Connection, *, minutes_ago: int = 30) -> Policy:
-    """A policy with one fire time a day, far from the horizon's ends: no minute's turn changes what is due."""
+async def _due(sql: asyncpg.Connection, *, minutes_ago: int = 30, in_use: bool = True) -> Policy:
+    """A policy with one fire time a day, far from the horizon's ends: no minute's turn changes what is due.
+
+    `in_use`: the ledger holds a run of yesterday.
+    """
+    if in_use:
+        await sql.execute("SELECT lowtide.enqueue('mark-completed')")
+        await sql.execute("UPDATE lowtide.run SET created_at = now() - interval '1 day'")
     at: datetime = await sql.fetchval("SELECT (now() - make_interval(mins => $1)) AT TIME ZONE 'UTC'", minutes_ago)
     return replace(OLD_DELETED_TASKS, schedule=f"{at:%M %H} * * *")
 
