@@ -13,16 +13,21 @@ from benchmarks.contenders import ours
 from benchmarks.stage import Stage
 from jobs.background import alongside
 
-EVERY_S = 0.05
-# A backend tells what it has read at most once a second: a tenth of a shorter run says nothing.
-SHORTEST_S = 10.0
+EVERY_S = 0.02
+# A tenth of a shorter run is a handful of readings.
+SHORTEST_S = 2.0
+# A backend tells what it has read once a second; with this it does so after each batch.
+TELL = """
+    CREATE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_stat_force_next_flush(); RETURN NULL; END';
+    CREATE TRIGGER tell AFTER DELETE ON public.task FOR EACH STATEMENT EXECUTE FUNCTION public.tell();
+"""
 # Buffers, hit or read, of the table and its indexes: nobody but the run uses them.
 READ = """
     SELECT coalesce((SELECT rows_done FROM lowtide.run WHERE id = 'bench'), 0) AS rows,
            (SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
             FROM pg_statio_user_tables WHERE relid = 'public.task'::regclass) AS buffers
 """
-OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 class Reading(NamedTuple):
@@ -37,11 +42,9 @@ async def measure(stage: Stage) -> dict[str, float] | None:
     async with stage.clone() as database:
         onlooker = await asyncpg.connect(database.address.dsn)
         try:
+            await onlooker.execute(TELL)
             async with alongside(_watch(onlooker, readings)):
                 await ours("gentle")(database)
-            await database.close()
-            while await onlooker.fetchval(OTHERS):  # noqa: ASYNC110 - a backend that ends tells all it has read
-                await asyncio.sleep(EVERY_S)
             readings.append(await _read(onlooker))
         finally:
             await onlooker.close()
@@ -62,16 +65,12 @@ def _length_s(readings: Sequence[Reading]) -> float:
 
 
 def _tenth(readings: Sequence[Reading], number: int) -> tuple[float, float]:
-    """Rows per second and buffers per row. Buffers are known where they were just told, and in a line between."""
+    """Rows per second and buffers per row; between two readings, in a line."""
     done = readings[-1].rows
     low, high = number * done / 10, (number + 1) * done / 10
-    pairs = list(itertools.pairwise(readings))
-    moved = [readings[0]] + [now for before, now in pairs if now.rows != before.rows]
-    told = [readings[0]] + [now for before, now in pairs if now.buffers != before.buffers]
-    took_s = _at(high, [(each.rows, each.at) for each in moved]) - _at(low, [(each.rows, each.at) for each in moved])
-    read = _at(high, [(each.rows, each.buffers) for each in told]) - _at(
-        low, [(each.rows, each.buffers) for each in told]
-    )
+    moved = [readings[0]] + [now for before, now in itertools.pairwise(readings) if now.rows != before.rows]
+    times, buffers = [(each.rows, each.at) for each in moved], [(each.rows, each.buffers) for each in moved]
+    took_s, read = _at(high, times) - _at(low, times), _at(high, buffers) - _at(low, buffers)
     return (high - low) / took_s, read / (high - low)
 
 

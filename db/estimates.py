@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from db.queryplans import Stated
 from db.targets import Target, quoted
 
 
@@ -89,13 +90,17 @@ async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: da
 
 async def count(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int) -> int:
     """Count eligible rows, up to `most`."""
-    counted: int = await connection.fetchval(
-        f"SELECT count(*) FROM (SELECT 1 FROM ONLY {target.relation} "
-        f"WHERE {target.indexable('$1::timestamptz')} LIMIT $2) counted",
-        cutoff,
-        most,
-    )
+    counted: int = await connection.fetchval(_count(target), cutoff, most)
     return counted
+
+
+def stated_count(target: Target, *, cutoff: datetime, most: int) -> Stated:
+    return Stated("count of what is left", _count(target), [cutoff, most])
+
+
+def _count(target: Target) -> str:
+    eligible = f"SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')} LIMIT $2"
+    return f"SELECT count(*) FROM ({eligible}) counted"
 
 
 async def census(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> Census:

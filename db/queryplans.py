@@ -1,8 +1,8 @@
 """What EXPLAIN says of a statement, and what the catalog says of indexes that are missing."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,7 @@ class Stated:
     parameters: Sequence[Any] = ()
     writes: bool = False
     reads: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)  # under which it runs
 
 
 def stated(name: str, statement: TextClause, *, writes: bool = False, **values: Any) -> Stated:  # noqa: ANN401 - parameters
@@ -34,7 +35,9 @@ def stated(name: str, statement: TextClause, *, writes: bool = False, **values: 
 
 async def explain(connection: asyncpg.Connection, given: Stated) -> dict[str, Any]:
     """The query plan as it would be now, without running anything."""
-    return dict((await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {given.sql}", *given.parameters))[0])
+    async with connection.transaction(readonly=True):
+        await _set_local(connection, given.settings)
+        return dict((await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {given.sql}", *given.parameters))[0])
 
 
 async def explain_and_run(connection: asyncpg.Connection, given: Stated) -> dict[str, Any] | None:
@@ -49,13 +52,18 @@ async def explain_and_run(connection: asyncpg.Connection, given: Stated) -> dict
     begun = time.monotonic()
     try:
         async with connection.transaction(readonly=True):
-            await connection.execute(f"SET LOCAL statement_timeout = {LONGEST_READ_MS}")
+            await _set_local(connection, {**given.settings, "statement_timeout": str(LONGEST_READ_MS)})
             asked = f"EXPLAIN (ANALYZE, VERBOSE, BUFFERS, FORMAT JSON) {sql}"
             return dict((await connection.fetchval(asked, *given.parameters))[0])
     except asyncpg.QueryCanceledError:
         if (time.monotonic() - begun) * 1000 < LONGEST_READ_MS:  # an operator's
             raise
     return await explain(connection, replace(given, sql=sql)) | {"Stopped After": LONGEST_READ_MS}
+
+
+async def _set_local(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        await connection.execute(f"SET LOCAL {name} = '{value}'")
 
 
 async def blocks_of(connection: asyncpg.Connection, relation: str) -> int:

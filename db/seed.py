@@ -14,8 +14,8 @@ PROJECTS = """
     INSERT INTO public.project (name, owner_id)
     SELECT 'Project ' || n, 1 + n % 2 FROM generate_series(1, 20) n
 """
-# Every second task, or every $4-th, was soft-deleted; all are spread over the projects and over a year. Titles have
-# about 20 characters, descriptions about 80.
+# Every second task, or every $4-th, was soft-deleted, at times of one day unrelated to its place; all are
+# spread over the projects and over a year. Titles have about 20 characters, descriptions about 80.
 TASKS = """
     INSERT INTO public.task (title, description, status, status_before_delete, priority, project_id, created_by_id,
                              created_at, updated_at, deleted_at)
@@ -26,7 +26,8 @@ TASKS = """
            (ARRAY['low', 'medium', 'high'])[1 + n % 3], 1 + (n / 2) % 20, 1 + (n / 2) % 2,
            created, created,
            CASE WHEN n % $4 = 0
-                THEN now() - make_interval(days => $2 + CASE WHEN n % $5 = 0 THEN 300 ELSE 0 END, secs => n % 1000) END
+                THEN now() - make_interval(
+                    days => $2 + CASE WHEN n % $5 = 0 THEN 300 ELSE 0 END, secs => n * 7919 % 86400000 / 1000.0) END
     FROM generate_series(1, $1::bigint) n, LATERAL (SELECT now() - make_interval(days => 101 + n::int % 264)) c(created)
 """
 INDEXES = """

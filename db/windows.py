@@ -1,13 +1,11 @@
-"""The statements of a sweep's windows: what one batch deletes, by ranges of places and by lists of them.
+"""The statements of a sweep's windows: what one batch deletes, by places, by values, and by lists of places.
 
-Each repeats the whole eligibility condition. The bounds and the cutoff travel as text: `-infinity`, BC and the year
-20000 do not fit Python's datetime, and their rows are eligible too.
-
-`$1` is text[]. Of a range: [1] its first ctid, [2] the first one after it, [3] the cutoff, [4] a LIMIT. Of a list: [1]
-the cutoff, [2:] the ctids.
+Each repeats the whole eligibility condition. Bounds and cutoff travel as text: `-infinity`, BC and the year 20000 do
+not fit Python's datetime, and their rows are eligible too. `$1` is text[]: what the window's part takes, the cutoff,
+and a LIMIT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -17,9 +15,6 @@ import asyncpg
 from db.batches import Change
 from db.queryplans import Stated
 from db.targets import Target, literal
-
-RANGE = "ctid >= ($1::text[])[1]::tid AND ctid < ($1::text[])[2]::tid"
-LIST = "ctid = ANY((($1::text[])[2:])::tid[])"
 
 
 class Place(NamedTuple):
@@ -33,60 +28,89 @@ class Place(NamedTuple):
         return f"({self.block},{self.pointer})"
 
 
+class Bound(NamedTuple):
+    """An end of a range of values, as text."""
+
+    value: str
+    inclusive: bool
+
+
+class Span(NamedTuple):
+    """A range of the column's values."""
+
+    lower: Bound
+    upper: Bound
+
+
+class Part(NamedTuple):
+    """Which part of a table: SQL over `$1`, and the texts that it takes there, from the first on."""
+
+    sql: str
+    args: Sequence[str]
+
+
 @dataclass(frozen=True)
-class Listing:
-    """Eligible rows, in the order of their places. `last` is the highest value among them, as text."""
+class Look:
+    """Values of the rows `step` apart, in their order, as text; and how many rows were looked at."""
 
-    places: list[tuple[int, int]]
-    last: str | None
-    at_last: set[tuple[int, int]]  # those that have it
+    values: list[str]
+    rows: int
 
 
-def delete_range(
-    target: Target, *, first: Place, last: Place, cutoff: datetime, most: int | None, skip_locked: str | None = None
-) -> Change:
-    """Delete the eligible rows from `first` up to, not with, `last`; at most `most` of them.
+def between(first: Place, last: Place) -> Part:
+    """From `first` up to, not with, `last`."""
+    return Part("ctid >= ($1::text[])[1]::tid AND ctid < ($1::text[])[2]::tid", [first.ctid, last.ctid])
 
-    With `skip_locked`, rows that others hold are passed over, and counted under that name.
-    """
-    here = f"{RANGE} AND {target.eligible('($1::text[])[3]::timestamptz')}"
-    args = [first.ctid, last.ctid, cutoff.isoformat(), str(most or 0)]
-    return _delete(
-        target, here, args, limit="" if most is None else " LIMIT ($1::text[])[4]::bigint", counter=skip_locked
+
+def within(target: Target, span: Span) -> Part:
+    """Written so that an index on the column answers it."""
+    lower, upper = ">=" if span.lower.inclusive else ">", "<=" if span.upper.inclusive else "<"
+    return Part(
+        f"{target.quoted_column} {lower} ($1::text[])[1]::timestamptz "
+        f"AND {target.quoted_column} {upper} ($1::text[])[2]::timestamptz",
+        [span.lower.value, span.upper.value],
     )
 
 
-def delete_untouched(target: Target, *, first: Place, last: Place, cutoff: datetime, counter: str) -> Change:
-    """Delete the eligible rows of the range that nobody has ever locked; note under `counter` that some may be left."""
-    change = delete_range(target, first=first, last=last, cutoff=cutoff, most=None)
-    note = f"SELECT jsonb_build_object({literal(counter)}, 1)"
-    return replace(change, statement=f"{change.statement} AND xmax = '0'", after=note)
+def listed(places: Sequence[Place]) -> Part:
+    """A place may hold another row by now."""
+    ctids = ",".join(f'"{place.ctid}"' for place in places)
+    return Part("ctid = ANY(($1::text[])[1]::tid[])", [f"{{{ctids}}}"])
 
 
-def delete_listed(target: Target, ctids: Sequence[str], *, cutoff: datetime, skip_locked: str | None = None) -> Change:
-    """Delete those of the listed rows that are still eligible. A place may hold another row by now."""
-    here = f"{LIST} AND {target.eligible('($1::text[])[1]::timestamptz')}"
-    return _delete(target, here, [cutoff.isoformat(), *ctids], limit="", counter=skip_locked)
+def delete(
+    target: Target, part: Part, *, cutoff: datetime, most: int | None = None, skip_locked: str | None = None
+) -> Change:
+    """Delete the part's eligible rows; at most `most` of them.
 
-
-def _delete(target: Target, here: str, args: Sequence[str], *, limit: str, counter: str | None) -> Change:
-    """What is eligible `here`. With a limit or a `counter` (of locked rows), rows are chosen, and locked, before.
-
-    Choosing costs a second write for each row. So where rows are passed over, only those are chosen that anybody has
+    With `skip_locked`, rows that others hold are passed over, and counted under that name. Choosing rows before they
+    are deleted costs a second write for each. So where rows are passed over, only those are chosen that anybody has
     ever locked (xmax); one that gets locked at this very moment is waited for, as without.
     """
-    rows = f"FROM ONLY {target.relation} WHERE {here}"
-    locking = "" if counter is None else " FOR UPDATE SKIP LOCKED"
+    rows = f"FROM ONLY {target.relation} WHERE {_eligible(target, part)}"
+    limit = "" if most is None else f" LIMIT ($1::text[])[{len(part.args) + 2}]::bigint"
+    locking = "" if skip_locked is None else " FOR UPDATE SKIP LOCKED"
     if limit:
         chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{locking}))"
-    elif counter is not None:
+    elif skip_locked is not None:
         chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{locking})))"
     else:
         chosen = ""
     # What is eligible still was not to be had; where there was a limit, some of it was, and is taken off.
     free = f" - (SELECT count(*) FROM (SELECT 1 {rows}{locking}) free)" if limit else ""
-    count = f"SELECT jsonb_build_object({literal(counter or '')}, (SELECT count(*) {rows}){free})"
-    return Change(f"DELETE {rows}{chosen}", args=args, after=None if counter is None else count)
+    count = f"SELECT jsonb_build_object({literal(skip_locked or '')}, (SELECT count(*) {rows}){free})"
+    return Change(
+        f"DELETE {rows}{chosen}",
+        args=[*part.args, cutoff.isoformat(), str(most or 0)],
+        after=None if skip_locked is None else count,
+    )
+
+
+def delete_untouched(target: Target, part: Part, *, cutoff: datetime, counter: str) -> Change:
+    """Delete the part's eligible rows that nobody has ever locked; note under `counter` that some may be left."""
+    change = delete(target, part, cutoff=cutoff)
+    note = f"SELECT jsonb_build_object({literal(counter)}, 1)"
+    return replace(change, statement=f"{change.statement} AND xmax = '0'", after=note)
 
 
 def pass_over(counter: str) -> Change:
@@ -98,55 +122,85 @@ async def first_eligible(
     connection: asyncpg.Connection, target: Target, *, first: Place, last: Place, cutoff: datetime
 ) -> Place | None:
     """The place of the first eligible row of the range."""
+    part = between(first, last)
     row = await connection.fetchval(
-        f"SELECT ctid FROM ONLY {target.relation} "
-        f"WHERE {RANGE} AND {target.eligible('($1::text[])[3]::timestamptz')} LIMIT 1",
-        [first.ctid, last.ctid, cutoff.isoformat()],
+        f"SELECT ctid FROM ONLY {target.relation} WHERE {_eligible(target, part)} LIMIT 1",
+        [*part.args, cutoff.isoformat()],
     )
     return None if row is None else Place(*row)
 
 
-def stated(target: Target, *, way: str, blocks: int, rows: int, cutoff: datetime, most: int) -> list[Stated]:
-    """What a purge says, for EXPLAIN: a window of so many blocks or so many rows, and the list of what is left."""
-    if way == "blocks":
-        change = delete_range(target, first=Place(0), last=Place(blocks), cutoff=cutoff, most=None)
-    else:
-        change = delete_listed(target, ["(0,1)"] * rows, cutoff=cutoff)
-    reads = change.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
-    window = Stated("window", change.statement, [list(change.args)], writes=True, reads=reads)
-    return [window, Stated("list of eligible rows", _listing(target), [cutoff, most])]
+async def look(
+    connection: asyncpg.Connection, target: Target, *, lower: Bound | None, cutoff: datetime, step: int, most: int
+) -> Look:
+    """The values that eligible rows have from the lower bound on, `step` rows apart, among the first `most` rows.
+
+    An index on the column answers it alone, without the table; and dead entries below the bound are not read.
+    """
+    bounds = [cutoff.isoformat()] if lower is None else [cutoff.isoformat(), lower.value]
+    row = await connection.fetchrow(_look(target, lower), bounds, step, most)
+    return Look(row["values"], row["rows"])
 
 
-def _listing(target: Target, lower: str = "") -> str:
+async def places(
+    connection: asyncpg.Connection, target: Target, span: Span, *, cutoff: datetime, after: Place, most: int
+) -> list[Place]:
+    """The eligible rows of the span that lie behind a place, in the order of their places; the first `most`.
+
+    `IS TRUE` keeps the place from driving the scan: the span's index shall.
+    """
+    part = within(target, span)
+    found: list[tuple[int, int]] = await connection.fetchval(
+        f"""
+        SELECT coalesce(array_agg(ctid ORDER BY ctid), '{{}}') FROM (
+            SELECT ctid FROM ONLY {target.relation}
+            WHERE {_eligible(target, part)} AND (ctid > ($1::text[])[4]::tid) IS TRUE ORDER BY ctid LIMIT $2
+        ) listed
+        """,
+        [*part.args, cutoff.isoformat(), after.ctid],
+        most,
+    )
+    return [Place(*place) for place in found]
+
+
+def stated_range(target: Target, *, blocks: int, cutoff: datetime) -> Stated:
+    """A window of so many blocks, for EXPLAIN."""
+    return _stated(delete(target, between(Place(0), Place(blocks)), cutoff=cutoff))
+
+
+def stated_values(target: Target, *, lower: datetime, cutoff: datetime, settings: Mapping[str, str]) -> Stated:
+    """A window of the values from `lower` to the cutoff, under the settings of its lane, for EXPLAIN."""
+    span = Span(Bound(lower.isoformat(), inclusive=True), Bound(cutoff.isoformat(), inclusive=False))
+    return replace(_stated(delete(target, within(target, span), cutoff=cutoff)), settings=settings)
+
+
+def stated_look(target: Target, *, cutoff: datetime, step: int, most: int, settings: Mapping[str, str]) -> Stated:
+    parameters = [[cutoff.isoformat()], step, most]
+    return Stated("values of the next windows", _look(target, None), parameters, settings=settings)
+
+
+def _stated(window: Change) -> Stated:
+    reads = window.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
+    return Stated("window", window.statement, [list(window.args)], writes=True, reads=reads)
+
+
+def _eligible(target: Target, part: Part) -> str:
+    return f"{part.sql} AND {target.eligible(f'($1::text[])[{len(part.args) + 1}]::timestamptz')}"
+
+
+def _look(target: Target, lower: Bound | None) -> str:
     # The column is named with its table: alone, ORDER BY would take it for a column of the result of that name.
     column = f"{target.relation}.{target.quoted_column}"
+    operator = "" if lower is None else ">=" if lower.inclusive else ">"
+    bound = "" if lower is None else f" AND {column} {operator} ($1::text[])[2]::timestamptz"
     return f"""
-        WITH listed AS MATERIALIZED (
-            SELECT ctid AS place, {column} AS value FROM ONLY {target.relation}
-            WHERE {target.indexable("$1::timestamptz")}{lower} ORDER BY {column} LIMIT $2
-        ), last AS (SELECT max(value) AS value FROM listed)
-        SELECT coalesce(array_agg(place ORDER BY place), '{{}}') AS places,
-               (SELECT value::text FROM last) AS last,
-               coalesce(array_agg(place) FILTER (WHERE value = (SELECT value FROM last)), '{{}}') AS at_last
-        FROM listed
+        SELECT coalesce(array_agg(value::text ORDER BY number) FILTER (WHERE (number - 1) % $2::bigint = 0), '{{}}')
+                   AS values,
+               count(*) AS rows
+        FROM (
+            SELECT value, row_number() OVER (ORDER BY value) AS number FROM (
+                SELECT {column} AS value FROM ONLY {target.relation}
+                WHERE {column} < ($1::text[])[1]::timestamptz{bound} ORDER BY {column} LIMIT $3
+            ) walked
+        ) numbered
     """
-
-
-async def eligible_rows(
-    connection: asyncpg.Connection,
-    target: Target,
-    *,
-    cutoff: datetime,
-    most: int,
-    since: str | None = None,
-    beyond: str | None = None,
-) -> Listing:
-    """The first `most` eligible rows in the order of the column, from value `since` on, or after value `beyond`.
-
-    Written so that an index on the column can answer, from the lower bound on: dead entries before it are not read.
-    """
-    operator, value = (">=", since) if beyond is None else (">", beyond)
-    lower = "" if value is None else f" AND {target.quoted_column} {operator} $3::text::timestamptz"
-    parameters = (cutoff, most) if value is None else (cutoff, most, value)
-    row = await connection.fetchrow(_listing(target, lower), *parameters)
-    return Listing(row["places"], row["last"], set(row["at_last"]))

@@ -11,7 +11,7 @@ from db import leases, projects, tasks
 from jobs.failures import NotAllowed, NotFound
 from jobs.fields import Id, Payload
 from jobs.run import Run
-from jobs.sweep import Window, sweep
+from jobs.sweep import BY_INDEX, Window, sweep
 
 MOST_PASSES = 5
 BEFORE_ALL = -(2**63)
@@ -57,6 +57,7 @@ class Ids:
 
     first, largest = 100, 10_000
     among_locks = False
+    settings = BY_INDEX
 
     def __init__(self, project_id: int) -> None:
         self._project_id = project_id

@@ -15,7 +15,7 @@ from db.tasks import Kind
 from jobs.failures import NotFound, TasksRefused
 from jobs.fields import Id, Payload
 from jobs.run import Run
-from jobs.sweep import Window, sweep
+from jobs.sweep import BY_INDEX, Window, sweep
 
 MOST_IDS = 200_000
 REFUSED = ("missing", "deleted", "archived", "forbidden")
@@ -96,6 +96,7 @@ class Chunks:
 
     first, largest = 100, 10_000
     among_locks = False
+    settings = BY_INDEX
 
     def __init__(self, ids: list[int], actor: int) -> None:
         self._ids = ids

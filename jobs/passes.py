@@ -1,26 +1,24 @@
 """Pass after pass over a table until nothing is eligible. Later passes are for rows that moved or were locked."""
 
 import time
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 
-from db import estimates, leases, windows
+from db import estimates, leases
 from db.targets import Target
-from db.windows import Listing
+from jobs.blocks import Blocks
 from jobs.health import Health
 from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
-from jobs.ways import LIST_ROWS, Blocks, Choice, Lists, choose, counter, statements_of
+from jobs.values import Values
+from jobs.ways import AHEAD_ROWS, Choice, choose, counter, statements_of
 
 MOST_PASSES = 5
 # The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
 CLOSING_LOOK_S = 60
-NOTHING = Listing([], None, set())
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,14 @@ class Outcome:
 
 async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -> Outcome:
     """Delete what is eligible, from the run's cursor on."""
-    left: Listing | None = None
+    left: int | None = None
     while True:
         if await _begins_anew(run, target):
             await _begin(run, target, cutoff, left)
-        way = Blocks(target, cutoff) if run.cursor["way"] == "blocks" else Lists(target, cutoff, found=left)
-        async with aclosing(way):
-            await sweep(run, way, health=health)
+        way = Blocks if run.cursor["way"] == "blocks" else Values
+        await sweep(run, way(target, cutoff, among_locks=run.cursor["pass"] > 1), health=health)
         left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
-        if left is not None and not left.places:
+        if left == 0:
             return _outcome(run, reason=None)
         if reason := _why_no_more(run, left):
             return _outcome(run, reason=reason)
@@ -77,23 +74,18 @@ async def _begins_anew(run: Run, target: Target) -> bool:
     return table.filenode != int(run.cursor["filenode"])
 
 
-async def _begin(run: Run, target: Target, cutoff: datetime, left: Listing | None) -> None:
+async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
-    if left is not None and len(left.places) < LIST_ROWS:
-        way, told = "lists", run.cursor["told"]
-    elif "pass" in run.cursor:
-        way, told = "blocks", run.cursor["told"]
-    else:
-        choice = await _choose(run, target, cutoff)
-        way, told = choice.way, choice.told
+    first = "pass" not in run.cursor
+    choice = await _choose(run, target, cutoff) if first else None
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, target)
-    start: dict[str, Any] = (
-        {"block": 0, "pointer": 0, "end": table.blocks}
-        if way == "blocks"
-        else {"since": None, "beyond": None, "done": 0}
-    )
-    run.cursor = start | {
+    if choice is not None:
+        way, told = choice.way, choice.told
+    else:  # few rows are left, wherever they are
+        few = left is not None and left < AHEAD_ROWS and table.index is not None
+        way, told = "index" if few else "blocks", run.cursor["told"]
+    run.cursor = (Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()) | {
         "pass": run.cursor.get("pass", 0) + 1,
         "way": way,
         "told": told,
@@ -115,15 +107,15 @@ async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
     return choice
 
 
-async def _left(run: Run, target: Target, cutoff: datetime) -> Listing | None:
-    """Eligible rows after a pass, LIST_ROWS at most; None where looking for them takes too long."""
+async def _left(run: Run, target: Target, cutoff: datetime) -> int | None:
+    """How many rows are eligible after a pass, AHEAD_ROWS at most; None where counting them takes too long."""
     async with run.database.autocommit() as connection:
         if await _nobody_wrote(connection, run, target):
-            return NOTHING
+            return 0
     begun = time.monotonic()
     try:
         async with run.database.tuned(statement_timeout=f"{CLOSING_LOOK_S}s") as connection:
-            return await windows.eligible_rows(connection, target, cutoff=cutoff, most=LIST_ROWS)
+            return await estimates.count(connection, target, cutoff=cutoff, most=AHEAD_ROWS)
     except asyncpg.QueryCanceledError:
         if time.monotonic() - begun < CLOSING_LOOK_S:
             raise
@@ -147,7 +139,7 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
     return table.next_xid - int(run.cursor["next_xid"]) == ours
 
 
-def _why_no_more(run: Run, left: Listing | None) -> str | None:
+def _why_no_more(run: Run, left: int | None) -> str | None:
     """Why rows are left; None when another pass is worth it."""
     over = _left_behind(run, "locked", "slow", "touched")
     removed = run.rows_done - run.cursor["rows_before"]

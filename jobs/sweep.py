@@ -7,6 +7,7 @@ between. Purge, archive and mark-completed all walk with it.
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ PATIENCE_WITH_ONE = 10
 # How much of a sleep that lasted too long is made up for.
 DEBT_S = 0.02
 LOOK_EVERY_S = 1.0
+# A window never reads a table from end to end, whatever statistics of another day promise.
+BY_INDEX: Mapping[str, str] = {"enable_seqscan": "off"}
 LONGEST_WAIT_S = 60.0
 
 
@@ -53,6 +56,10 @@ class Way(Protocol):
     first: int
     largest: int
     among_locks: bool  # whether rows that others hold are to be expected from the start
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Of the server, while it executes the windows."""
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         """The window at the run's cursor, and those after it that are known already; empty at the end of the walk.
@@ -123,7 +130,10 @@ class _Walk:
                 raise outcome
         if len(done) == len(stretches):
             return self._learn(stretches, done)
-        self._at_once, self._one_lane_for = 1, ONE_LANE_FOR
+        if self._past_locks_for <= 0 and any(map(_met_a_lock, outcomes)):
+            self._past_locks_for = PAST_LOCKS_FOR  # somebody's row, most likely
+        else:
+            self._at_once, self._one_lane_for = 1, ONE_LANE_FOR
         await self._run.look_again()
         return time.monotonic() - begun
 
@@ -136,7 +146,7 @@ class _Walk:
             took_s = time.monotonic() - begun
             if not _may_be_repeated(exc, lane):
                 raise
-            if sqlstate(exc) == LOCKED:
+            if _met_a_lock(exc):
                 if window.past_locks is None or self._locks_met == MOST_LOCKS_MET:
                     raise
                 self._past_locks_for, self._one_lane_for = PAST_LOCKS_FOR, 0  # it is somebody else's
@@ -158,7 +168,8 @@ class _Walk:
 
     async def _lane(self, number: int) -> Lane:
         while len(self._lanes) <= number:
-            self._lanes.append(await self._stack.enter_async_context(open_lane(self._run.database)))
+            opened = open_lane(self._run.database, self._way.settings)
+            self._lanes.append(await self._stack.enter_async_context(opened))
         return self._lanes[number]
 
     def _learn(self, stretches: list[list[Window]], outcomes: list[list[Done]]) -> float:
@@ -206,9 +217,13 @@ class _Walk:
             return await health.trouble(second)
 
 
+def _met_a_lock(outcome: object) -> bool:
+    return isinstance(outcome, asyncpg.PostgresError) and sqlstate(outcome) == LOCKED
+
+
 def _may_be_repeated(error: asyncpg.PostgresError, lane: Lane) -> bool:
     """It met a lock, or was taken back: nothing is wrong with the statement."""
-    return sqlstate(error) == LOCKED or lane.took_back(error)
+    return _met_a_lock(error) or lane.took_back(error)
 
 
 def _pace(run: Run) -> Pace:

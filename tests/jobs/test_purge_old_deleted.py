@@ -1,9 +1,10 @@
 """purge-old-deleted: exactly the rows that were deleted before the cutoff, in short batches."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from db import windows
 from db.batches import Change
 from db.engine import Database
-from db.windows import Place
+from db.targets import Target
+from db.windows import Bound, Place, Span
 from jobs.life import Again, Life
 from jobs.policies import OLD_DELETED_TASKS
 from tests import people
@@ -218,12 +220,17 @@ RESTORED, LEFT_ALONE = "id BETWEEN 1 AND 1000", "id BETWEEN 1001 AND 2000"
 
 
 def _by_range() -> Change:
-    return windows.delete_range(TASKS, first=Place(0), last=Place(1000), cutoff=CUTOFF, most=None)
+    return windows.delete(TASKS, windows.between(Place(0), Place(1000)), cutoff=CUTOFF)
 
 
 def _by_list() -> Change:
-    ctids = [f"({block},{pointer})" for block in range(150) for pointer in range(1, 120)]
-    return windows.delete_listed(TASKS, ctids, cutoff=CUTOFF)
+    places = [Place(block, pointer) for block in range(150) for pointer in range(1, 120)]
+    return windows.delete(TASKS, windows.listed(places), cutoff=CUTOFF)
+
+
+def _by_values() -> Change:
+    span = Span(Bound("-infinity", inclusive=True), Bound(CUTOFF.isoformat(), inclusive=False))
+    return windows.delete(TASKS, windows.within(TASKS, span), cutoff=CUTOFF)
 
 
 def _without_the_repeated_condition() -> Change:
@@ -233,7 +240,8 @@ def _without_the_repeated_condition() -> Change:
 
 
 @pytest.mark.parametrize(
-    ("change", "survivors"), [(_by_range, 1000), (_by_list, 1000), (_without_the_repeated_condition, 0)]
+    ("change", "survivors"),
+    [(_by_range, 1000), (_by_list, 1000), (_by_values, 1000), (_without_the_repeated_condition, 0)],
 )
 async def test_rows_that_are_restored_while_the_batch_waits_for_them_survive(
     database: Database, sql: asyncpg.Connection, change: Callable[[], Change], survivors: int
@@ -279,8 +287,18 @@ async def test_a_trigger_that_swallows_deletes_does_not_make_it_loop(life: Life,
     assert "trigger" in ended.result["reason"]
 
 
-async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(life: Life, sql: asyncpg.Connection) -> None:
-    """Fresh, stale and missing statistics, with an index on each half of the condition.
+HELD = "project_id NOT IN (SELECT id FROM project WHERE archived_at > now())"
+CHILDLESS = "(SELECT true FROM comment WHERE comment.task_id = task.id LIMIT 1) IS NULL"
+
+
+@pytest.mark.parametrize(
+    "where", [None, "true", "1 = 1", "now() > '2000-01-01'", "priority = 'high'", "id > 0", CHILDLESS, HELD]
+)
+async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(
+    life: Life, sql: asyncpg.Connection, where: str | None
+) -> None:
+    """Fresh, stale and missing statistics, with an index on each half of the condition; conditions that are constant,
+    that an index answers, and that look at other tables, as those of children and holds do.
 
     Control: without IS TRUE, statistics from before a bulk update choose an index, which reads every eligible entry in
     every window.
@@ -288,35 +306,48 @@ async def test_the_block_range_drives_the_scan_whatever_the_statistics_say(life:
     await people.people(sql)
     await people.many(sql, 20_000)
     await sql.execute("CREATE INDEX ON task (priority)")
+    await sql.execute("CREATE TABLE comment (id int PRIMARY KEY, task_id bigint REFERENCES task)")
+    await sql.execute("INSERT INTO comment SELECT id, id FROM task WHERE id % 10 = 0")
+    await sql.execute("CREATE INDEX ON comment (task_id)")
     await sql.execute("UPDATE task SET deleted_at = now() - interval '91 days', priority = 'high'")
-    assert await _scan(life) == "Tid Range Scan"
-    await sql.execute("ANALYZE task")
-    assert await _scan(life) == "Tid Range Scan"
-    await sql.execute("DELETE FROM pg_statistic WHERE starelid = 'task'::regclass")
-    await sql.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = 'task'::regclass")
-    assert await _scan(life) == "Tid Range Scan"
+    target = replace(OLD_DELETED_TASKS.target, where=where)
+    assert await _scans(life, target) == {"Tid Range Scan"}
+    await sql.execute("ANALYZE task, comment")
+    assert await _scans(life, target) == {"Tid Range Scan"}
+    await sql.execute("DELETE FROM pg_statistic WHERE starelid IN ('task'::regclass, 'comment'::regclass)")
+    await sql.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname IN ('task', 'comment')")
+    assert await _scans(life, target) == {"Tid Range Scan"}
 
 
-async def _scan(life: Life) -> str:
-    """How the very statements of a window would read the table, both the plain one and the one past locks."""
-    plain, past_locks = await _scan_of(life, None), await _scan_of(life, "locked")
-    assert plain == past_locks
-    return plain
+async def _scans(life: Life, target: Target) -> set[str]:
+    """How the very statements of a window read the table: the plain one and those past locks.
 
-
-async def _scan_of(life: Life, skip_locked: str | None) -> str:
-    target = replace(OLD_DELETED_TASKS.target, where="priority = 'high'")
-    cutoff = datetime.now(UTC) - timedelta(days=90)
-    change = windows.delete_range(
-        target, first=Place(0), last=Place(100), cutoff=cutoff, most=None, skip_locked=skip_locked
-    )
+    As a generic query plan and as one for the values at hand: PostgreSQL may take either.
+    """
+    part = windows.between(Place(0), Place(100))
+    changes = [
+        windows.delete(target, part, cutoff=CUTOFF),
+        windows.delete(target, part, cutoff=CUTOFF, skip_locked="locked"),
+        windows.delete_untouched(target, part, cutoff=CUTOFF, counter="touched"),
+    ]
+    scans = set()
     async with life.database.autocommit() as connection:
-        await connection.execute(f"PREPARE of_window (text[]) AS {change.statement}")
-        args = ", ".join(f"'{value}'" for value in change.args)
-        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE of_window (ARRAY[{args}])")
-        await connection.execute("DEALLOCATE of_window")
-    scan: str = explained[0]["Plan"]["Plans"][-1]["Node Type"]
-    return scan
+        for change in changes:
+            args = ", ".join(f"'{value}'" for value in change.args)
+            await connection.execute(f"PREPARE of_window (text[]) AS {change.statement}")
+            for mode in ("force_generic_plan", "force_custom_plan"):
+                await connection.execute(f"SET plan_cache_mode = {mode}")
+                asked = f"EXPLAIN (FORMAT JSON) EXECUTE of_window (ARRAY[{args}])"
+                scans |= set(_scans_of_task((await connection.fetchval(asked))[0]["Plan"]))
+            await connection.execute("DEALLOCATE of_window; RESET plan_cache_mode")
+    return scans
+
+
+def _scans_of_task(plan: dict[str, Any]) -> Iterator[str]:
+    if plan.get("Relation Name") == "task" and plan["Node Type"] != "ModifyTable":
+        yield plan["Node Type"]
+    for child in plan.get("Plans", []):
+        yield from _scans_of_task(child)
 
 
 async def test_without_the_task_tables_the_run_says_what_to_do(life: Life, sql: asyncpg.Connection) -> None:

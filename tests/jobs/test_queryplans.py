@@ -25,8 +25,7 @@ CUTOFF = datetime.now(UTC) - timedelta(days=90)
 
 async def _guard(database: Database, target: Target = TASKS, *, large: int = 10, small: int = 1) -> None:
     async with database.autocommit() as connection:
-        for way in ("blocks", "lists"):
-            statements = statements_of(target, way, CUTOFF)
+        for statements in (statements_of(target, "blocks", CUTOFF), statements_of(target, "index", CUTOFF)):
             await guard(connection, target, statements, large_blocks=large, small_blocks=small)
 
 
@@ -289,7 +288,7 @@ async def test_explaining_changes_nothing(database: Database, sql: asyncpg.Conne
         held = await sql.fetchval("SELECT count(*) FROM pg_locks WHERE pid = $1", connection.get_server_pid())
 
     assert (refusal, held) == (None, 0)
-    assert [each.statement.name for each in explained] == ["window", "list of eligible rows"]
+    assert [each.statement.name for each in explained] == ["window", "count of what is left"]
     assert [each.verdict.word for each in explained] == ["good", "good"]
     assert await sql.fetchrow(size) == before
     assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 0

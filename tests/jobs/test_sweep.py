@@ -81,15 +81,15 @@ async def test_dense_rows_go_by_block_ranges(database: Database, sql: asyncpg.Co
     assert str(result["way"]).startswith("block ranges: ")
 
 
-async def test_rare_rows_go_by_lists_from_the_index(database: Database, sql: asyncpg.Connection) -> None:
+async def test_rare_rows_go_by_windows_of_the_index(database: Database, sql: asyncpg.Connection) -> None:
     await sparse(sql)
     result = await purge(database)
     assert (result["purged"], result["remaining"], await left(sql)) == (200, False, 0)
-    assert result["way"] == "lists by index t_gone_at: 200 rows (2.00%) are eligible, in 1,429 blocks"
+    assert result["way"] == "windows of index t_gone_at: 200 rows (2.00%) are eligible, in 1,429 blocks"
     assert await sql.fetchval("SELECT count(*) FROM t") == 9_800
 
 
-async def test_lists_end_at_the_cutoff_to_the_microsecond_and_take_the_beginning_of_time(
+async def test_windows_of_values_end_at_the_cutoff_to_the_microsecond_and_take_the_beginning_of_time(
     database: Database, sql: asyncpg.Connection
 ) -> None:
     await sparse(sql)
@@ -115,7 +115,7 @@ async def test_lists_end_at_the_cutoff_to_the_microsecond_and_take_the_beginning
 
 
 async def test_one_timestamp_for_a_hundred_thousand_rows(database: Database, sql: asyncpg.Connection) -> None:
-    """More than a list holds: the next one starts at the same value."""
+    """More than a list of places holds: the next one begins where it ended."""
     await sparse(sql, every=2, rows=2)
     await sql.execute("ALTER TABLE t DROP CONSTRAINT t_pkey")
     await sql.execute("INSERT INTO t SELECT 0, '2020-01-01', '' FROM generate_series(1, 100000)")
@@ -123,7 +123,7 @@ async def test_one_timestamp_for_a_hundred_thousand_rows(database: Database, sql
     await sql.execute("ANALYZE t")
     life = life_of(database)
     await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
-    await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _list_cursor(sql))
+    await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _cursor(sql))
     await serve_to_the_end(life, "run")
 
     ended = await row(life, "run")
@@ -135,14 +135,14 @@ async def test_a_list_full_of_locked_rows_does_not_hide_what_lies_beyond(
     database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sparse(sql, values="timestamptz '2020-01-01'", every=2, rows=12_000)
-    monkeypatch.setattr("jobs.ways.LIST_ROWS", 2000)
+    monkeypatch.setattr("jobs.values.AHEAD_ROWS", 2000)
     await sql.execute("UPDATE t SET gone_at = '2021-01-01' WHERE id = 12000")
     await sql.execute("DELETE FROM t WHERE id % 2 = 1 AND id > 100")
     life = life_of(database)
     async with another(database) as other, other.transaction():
         await other.execute("SELECT 1 FROM t WHERE gone_at = '2020-01-01' AND id <= 8000 FOR UPDATE")
         await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
-        await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _list_cursor(sql))
+        await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _cursor(sql))
         await serve_to_the_end(life, "run")
     ended = await row(life, "run")
     assert ended.result is not None
@@ -150,23 +150,26 @@ async def test_a_list_full_of_locked_rows_does_not_hide_what_lies_beyond(
     assert (ended.result["purged"], ended.result["remaining"]) == (2000, True)
 
 
-async def _list_cursor(sql: asyncpg.Connection) -> str:
-    """A pass by lists that begins now."""
+async def _cursor(sql: asyncpg.Connection) -> str:
+    """A pass by the index that begins now."""
     cursor: str = await sql.fetchval(
-        "SELECT jsonb_build_object('pass', 1, 'way', 'lists', 'told', '', 'next_xid', NULL, 'rows_before', 0, "
-        "'batches_before', 0, 'since', NULL, 'beyond', NULL, 'done', 0, 'filenode', pg_relation_filenode('t'))::text"
+        "SELECT jsonb_build_object('pass', 1, 'way', 'index', 'told', '', 'next_xid', NULL, 'rows_before', 0, "
+        "'batches_before', 0, 'lower', NULL, 'upper', NULL, 'after', NULL, "
+        "'filenode', pg_relation_filenode('t'))::text"
     )
     return cursor
 
 
-@pytest.mark.parametrize("way", ["dense", "sparse", "sparse, in short lists"])
+@pytest.mark.parametrize("way", ["dense", "sparse", "sparse, in short looks", "sparse, in short lists"])
 async def test_rows_that_are_locked_for_the_whole_run_are_left_counted_and_said(
     database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    if way == "sparse, in short lists":  # the cursor is in the list before, when a lane meets a lock
-        monkeypatch.setattr("jobs.ways.LIST_ROWS", 50)
-        monkeypatch.setattr("jobs.ways.Lists.first", 5)
-    await (dense(sql) if way == "dense" else sparse(sql))
+    if "short" in way:  # the cursor is in the look, or in the list, before the one at hand, when a lane meets a lock
+        monkeypatch.setattr("jobs.values.AHEAD_ROWS", 20)
+        monkeypatch.setattr("jobs.values.STEP_ROWS", 2 if "looks" in way else 10)
+        monkeypatch.setattr("jobs.values.Values.first", 5)
+    scattered = "now() - make_interval(days => 100, secs => n * 7919 % 1000)"
+    await (dense(sql) if way == "dense" else sparse(sql, values=scattered if "looks" in way else OLD))
     async with another(database) as other, other.transaction():
         await other.execute("SELECT 1 FROM t WHERE id IN (100, 5000, 10000) FOR UPDATE")
         result = await purge(database)
@@ -274,7 +277,7 @@ async def test_where_nobody_else_wrote_there_is_nothing_to_look_for(
 ) -> None:
     """And where somebody did, even elsewhere, or has a transaction open, it looks."""
     looked: list[int] = []
-    monkeypatch.setattr("jobs.passes.windows.eligible_rows", _counting(looked))
+    monkeypatch.setattr("jobs.passes.estimates.count", _counting(looked))
     await dense(sql)
     await purge(database, "quiet")
     assert looked == []
@@ -287,11 +290,11 @@ async def test_where_nobody_else_wrote_there_is_nothing_to_look_for(
 
 
 def _counting(looked: list[int]):  # type: ignore[no-untyped-def]  # noqa: ANN202 - it stands for the function it wraps
-    from db.windows import eligible_rows  # noqa: PLC0415 - before it is replaced
+    from db.estimates import count  # noqa: PLC0415 - before it is replaced
 
     async def counting(*args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN003, ANN202 - as above
         looked.append(1)
-        return await eligible_rows(*args, **kwargs)
+        return await count(*args, **kwargs)
 
     return counting
 
@@ -346,10 +349,10 @@ async def test_statistics_that_were_never_gathered(database: Database, sql: asyn
     await sql.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = 't'::regclass")
     result = await purge(database)
     assert (result["purged"], await left(sql)) == (200, 0)
-    assert str(result["way"]).startswith("lists by index t_gone_at: 200 rows are eligible")
+    assert str(result["way"]).startswith("windows of index t_gone_at: 200 rows are eligible")
 
 
-async def test_statistics_from_before_a_bulk_delete_do_not_choose_lists(
+async def test_statistics_from_before_a_bulk_delete_do_not_choose_the_index(
     database: Database, sql: asyncpg.Connection
 ) -> None:
     await sparse(sql)
@@ -523,7 +526,7 @@ async def test_a_gentle_run_waits_while_postgresql_is_in_trouble_and_a_full_one_
     assert (await row(life, "gentle")).rows_done == 9_999
 
 
-async def test_a_column_named_as_one_of_the_lists_own_is_ordered_by_its_value(
+async def test_a_column_named_as_one_of_the_looks_own_is_ordered_by_its_value(
     database: Database, sql: asyncpg.Connection
 ) -> None:
     """As text, the year 20000 BC and the beginning of time sort elsewhere."""
@@ -533,5 +536,6 @@ async def test_a_column_named_as_one_of_the_lists_own_is_ordered_by_its_value(
     target = Target("public", "t", "value")
     async with database.autocommit() as connection:
         cutoff = await estimates.cutoff(connection, keep=timedelta(days=90))
-        listing = await windows.eligible_rows(connection, target, cutoff=cutoff, most=1)
-    assert listing.last == "0044-03-15 00:00:00+00 BC"
+        look = await windows.look(connection, target, lower=None, cutoff=cutoff, step=199, most=1000)
+    assert look.values[0] == "0044-03-15 00:00:00+00 BC"
+    assert (len(look.values), look.rows) == (2, 200)
