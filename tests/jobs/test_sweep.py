@@ -123,7 +123,7 @@ async def test_one_timestamp_for_a_hundred_thousand_rows(database: Database, sql
     await sql.execute("ANALYZE t")
     life = life_of(database)
     await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
-    await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _cursor(sql))
+    await on_the_index(sql)
     await serve_to_the_end(life, "run")
 
     ended = await row(life, "run")
@@ -142,7 +142,7 @@ async def test_a_list_full_of_locked_rows_does_not_hide_what_lies_beyond(
     async with another(database) as other, other.transaction():
         await other.execute("SELECT 1 FROM t WHERE gone_at = '2020-01-01' AND id <= 8000 FOR UPDATE")
         await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
-        await sql.execute("UPDATE lowtide.run SET cursor = $1::text::jsonb", await _cursor(sql))
+        await on_the_index(sql)
         await serve_to_the_end(life, "run")
     ended = await row(life, "run")
     assert ended.result is not None
@@ -150,14 +150,14 @@ async def test_a_list_full_of_locked_rows_does_not_hide_what_lies_beyond(
     assert (ended.result["purged"], ended.result["remaining"]) == (2000, True)
 
 
-async def _cursor(sql: asyncpg.Connection) -> str:
-    """A pass by the index that begins now."""
-    cursor: str = await sql.fetchval(
-        "SELECT jsonb_build_object('pass', 1, 'way', 'index', 'told', '', 'next_xid', NULL, 'rows_before', 0, "
-        "'batches_before', 0, 'lower', NULL, 'upper', NULL, 'after', NULL, "
-        "'filenode', pg_relation_filenode('t'))::text"
+async def on_the_index(sql: asyncpg.Connection, *, number: int = 1) -> None:
+    """Let the run's pass of that number go by the index, and begin now."""
+    await sql.execute(
+        "UPDATE lowtide.run SET cursor = jsonb_build_object('pass', $1::int, 'way', 'index', 'told', '', "
+        "'next_xid', NULL, 'rows_before', 0, 'batches_before', 0, 'lower', NULL, 'upper', NULL, 'after', NULL, "
+        "'filenode', pg_relation_filenode('t'))",
+        number,
     )
-    return cursor
 
 
 @pytest.mark.parametrize("way", ["dense", "sparse", "sparse, in short looks", "sparse, in short lists"])
