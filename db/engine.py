@@ -34,6 +34,7 @@ SESSION = {
     "default_transaction_read_only": "off",
     "row_security": "off",
     "idle_in_transaction_session_timeout": "5s",
+    "idle_session_timeout": "0",
     "lock_timeout": "100ms",
     "statement_timeout": "5min",
     "TimeZone": "UTC",
@@ -99,6 +100,9 @@ class Database:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             try:
                 yield driver
+            except asyncpg.InternalClientError:  # what asyncpg makes of a connection that ends at a bad moment
+                driver.terminate()
+                raise
             finally:
                 if driver.is_closed():  # SQLAlchemy has not seen it end, and would hand it to the next
                     await connection.invalidate()
@@ -113,7 +117,7 @@ class Database:
             finally:
                 try:
                     await driver.execute("".join(f"RESET {name};" for name in settings) + _settings(SESSION))
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                     driver.terminate()
 
     async def close(self) -> None:
@@ -148,6 +152,8 @@ async def open_connection(address: Address, *, application_name: str) -> asyncpg
     await connection.execute(_settings(SESSION))
     with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
         await connection.execute("SET client_connection_check_interval = '500ms'")
+    if connection.get_server_version() >= (17,):
+        await connection.execute("SET transaction_timeout = 0")
     return connection
 
 

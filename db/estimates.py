@@ -18,7 +18,8 @@ class Table:
     filenode: int | None  # None of what has no file
     rows: int | None  # the planner's estimate; None where it never looked
     index: str | None  # a valid index whose first column is the target's and that holds every eligible row
-    swallows: bool  # whether a trigger or a rule could keep a DELETE from removing a row
+    inherited: bool  # whether other tables inherit from it: their rows are not in it
+    acts_alone: bool  # whether a DELETE removes its rows and does nothing else: no trigger, no rule, no cascade
     next_xid: int | None  # the first transaction id that has not ended; None while an earlier one is open
 
 
@@ -33,7 +34,7 @@ class Census:
 
 
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
-# BEFORE ROW DELETE is 1 + 2 + 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
+# DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 TABLE = """
     SELECT c.relkind::text AS kind,
            coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
@@ -45,9 +46,14 @@ TABLE = """
               AND (x.indpred IS NULL
                    OR pg_get_expr(x.indpred, c.oid) = format('(%I IS NOT NULL)', a.attname))
             ORDER BY x.indnatts, pg_relation_size(i.oid), i.relname LIMIT 1) AS index,
-           c.relhasrules OR EXISTS (
-               SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 11 = 11 AND t.tgenabled <> 'D'
-           ) AS swallows,
+           EXISTS (SELECT 1 FROM pg_inherits h WHERE h.inhparent = c.oid) AS inherited,
+           NOT c.relhasrules AND NOT EXISTS (
+               SELECT 1 FROM pg_trigger t
+               WHERE t.tgrelid = c.oid AND t.tgtype & 8 = 8 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+           ) AND NOT EXISTS (
+               SELECT 1 FROM pg_constraint f
+               WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')
+           ) AS acts_alone,
            CASE WHEN pg_snapshot_xmin(s) = pg_snapshot_xmax(s) THEN pg_snapshot_xmax(s)::text::bigint END AS next_xid
     FROM pg_class c, pg_current_snapshot() s WHERE c.oid = $1::text::regclass
 """

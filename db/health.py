@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 import asyncpg
 
+# A base backup streams too, and so does a subscription that copies a table for the first time: both end by themselves.
+# One whose state nobody tells us may be either.
 STANDBYS = """
-    SELECT coalesce(nullif(application_name, ''), host(client_addr), pid::text) AS name,
+    SELECT CASE WHEN state IS NOT NULL THEN coalesce(nullif(application_name, ''), host(client_addr)) END AS name,
            pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint AS lag_bytes
-    FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'
+    FROM pg_stat_replication
+    WHERE state IS DISTINCT FROM 'backup' AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')
+      AND application_name !~ '^pg_[0-9]+_sync_'
 """
 # A lost slot can't be harmed any more. `extended` and `unreserved` keep more WAL than max_wal_size foresees.
 SLOTS = """
@@ -38,7 +42,7 @@ FROZEN = """
 
 @dataclass(frozen=True)
 class Standby:
-    name: str
+    name: str | None  # None: it has none that stays the same, or nobody tells
     lag_bytes: int | None  # None: no right to see it
 
 

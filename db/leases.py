@@ -106,7 +106,8 @@ PAUSE = text("""
 PUT_BACK = text("""
     UPDATE lowtide.run
     SET state = 'queued', lease_until = NULL, not_before = clock_timestamp() + CAST(:delay AS interval),
-        wait_reason = :wait_reason, attempt = attempt + :attempts, error = coalesce(CAST(:error AS jsonb), error)
+        wait_reason = :wait_reason, attempt = CASE WHEN :anew THEN 1 ELSE attempt + :attempts END,
+        error = coalesce(CAST(:error AS jsonb), error)
     WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
 
@@ -201,10 +202,11 @@ async def put_back(
     delay: timedelta = timedelta(0),
     wait_reason: str | None = None,
     error: dict[str, Any] | None = None,
+    got_on: bool = False,
 ) -> None:
-    """Back to `queued` with the cursor kept. With an `error` it has cost an attempt."""
+    """Back to `queued` with the cursor kept. With an `error` it has cost an attempt; where it got on, the first one."""
     values = {"delay": delay, "wait_reason": wait_reason, "error": as_jsonb(error), "attempts": int(error is not None)}
-    await _fenced(session, PUT_BACK, claim, **values)
+    await _fenced(session, PUT_BACK, claim, **values, anew=got_on)
 
 
 async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values: Any) -> None:  # noqa: ANN401 - a statement, and its parameters

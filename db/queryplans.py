@@ -66,6 +66,11 @@ async def _set_local(connection: asyncpg.Connection, settings: Mapping[str, str]
         await connection.execute(f"SET LOCAL {name} = '{value}'")
 
 
+async def role(connection: asyncpg.Connection) -> str:
+    name: str = await connection.fetchval("SELECT current_user")
+    return name
+
+
 async def blocks_of(connection: asyncpg.Connection, relation: str) -> int:
     """The length of the table's file, in blocks."""
     blocks: int = await connection.fetchval(
@@ -113,12 +118,13 @@ def narrowed_index(target: Target) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """A foreign key to the table whose columns no valid index begins with: each deleted row reads all of `relation`."""
+    """A foreign key whose columns no valid index begins with: each deleted row of `parent` reads all of `relation`."""
 
     constraint: str
     relation: str
     columns: list[str]
     blocks: int
+    parent: str  # whose rows go: the table, or one whose rows go along with it
 
     @property
     def wanted_index(self) -> str:
@@ -128,13 +134,19 @@ class Reference:
 # The first columns of an index serve in any order. A partial one serves where it leaves out nothing but NULLs of them.
 # Only these two kinds find a key at once: BRIN reads ranges of blocks.
 UNINDEXED = """
+    WITH RECURSIVE going (relid) AS (
+        SELECT $1::text::regclass::oid
+        UNION SELECT c.conrelid FROM pg_constraint c JOIN going ON c.confrelid = relid
+        WHERE c.contype = 'f' AND c.confdeltype = 'c'
+    )
     SELECT c.conname AS constraint, format('%I.%I', n.nspname, t.relname) AS relation,
            (SELECT array_agg(a.attname::text ORDER BY k.place)
             FROM unnest(c.conkey) WITH ORDINALITY k (number, place)
             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number) AS columns,
-           (pg_relation_size(c.conrelid) / current_setting('block_size')::bigint)::bigint AS blocks
+           (pg_relation_size(c.conrelid) / current_setting('block_size')::bigint)::bigint AS blocks,
+           c.confrelid::regclass::text AS parent
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-    WHERE c.contype = 'f' AND c.confrelid = $1::text::regclass AND NOT EXISTS (
+    WHERE c.contype = 'f' AND c.confrelid IN (SELECT relid FROM going) AND NOT EXISTS (
         SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
         WHERE x.indrelid = c.conrelid AND x.indisvalid AND m.amname IN ('btree', 'hash')
           AND x.indnkeyatts >= cardinality(c.conkey)

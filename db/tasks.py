@@ -19,7 +19,7 @@ RESERVE = text("""
 # Who may act on a task: its creator, or the owner of its project. The order of the kinds is the order in which a
 # caller learns about them: who may not act on a task learns nothing else about it.
 KIND = """
-    CASE WHEN {actor} NOT IN (t.created_by_id, p.owner_id) THEN 'forbidden'
+    CASE WHEN ({actor} IN (t.created_by_id, p.owner_id)) IS NOT TRUE THEN 'forbidden'
          WHEN t.deleted_at IS NOT NULL OR t.status = 'deleted' THEN 'deleted'
          WHEN t.status = 'archived' OR p.archived_at IS NOT NULL THEN 'archived'
          WHEN t.status = 'completed' THEN 'already_completed'
@@ -36,7 +36,7 @@ KINDS = text(f"""
     GROUP BY kind
 """)
 MAY_COMPLETE = """
-    t.deleted_at IS NULL AND t.status IN ('pending', 'in_progress')
+    t.deleted_at IS NULL AND (t.status IN ('completed', 'archived', 'deleted')) IS NOT TRUE
     AND p.id = t.project_id AND p.archived_at IS NULL AND {actor} IN (t.created_by_id, p.owner_id)
 """
 COMPLETE = text(f"""
@@ -66,7 +66,7 @@ COUNT_CHUNK = f"""
         GROUP BY kind
     ) counted
 """
-TO_ARCHIVE = "deleted_at IS NULL AND status <> 'archived'"
+TO_ARCHIVE = "deleted_at IS NULL AND (status IN ('archived', 'deleted')) IS NOT TRUE"
 RANGE = f"""
     project_id = ($1::text[])[1]::bigint AND id > ($1::text[])[2]::bigint AND id <= ($1::text[])[3]::bigint
     AND {TO_ARCHIVE}

@@ -96,9 +96,9 @@ def delete(
         chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{locking})))"
     else:
         chosen = ""
-    # What is eligible still was not to be had; where there was a limit, some of it was, and is taken off.
-    free = f" - (SELECT count(*) FROM (SELECT 1 {rows}{locking}) free)" if limit else ""
-    count = f"SELECT jsonb_build_object({literal(skip_locked or '')}, (SELECT count(*) {rows}){free})"
+    # What is eligible still, and can't be locked even now; a limit or a trigger may have kept the rest.
+    free = f"SELECT count(*) FROM (SELECT 1 {rows}{locking}) free"
+    count = f"SELECT jsonb_build_object({literal(skip_locked or '')}, (SELECT count(*) {rows}) - ({free}))"
     return Change(
         f"DELETE {rows}{chosen}",
         args=[*part.args, cutoff.isoformat(), str(most or 0)],
@@ -114,7 +114,7 @@ def delete_untouched(target: Target, part: Part, *, cutoff: datetime, counter: s
 
 
 def pass_over(counter: str) -> Change:
-    """Change nothing, and count one row under that name: for a row that takes longer than it may."""
+    """Change nothing, and count one row under that name: for a row that can't be deleted now."""
     return Change("SELECT WHERE false", after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
 
 
@@ -163,15 +163,15 @@ async def places(
     return [Place(*place) for place in found]
 
 
-def stated_range(target: Target, *, blocks: int, cutoff: datetime) -> Stated:
-    """A window of so many blocks, for EXPLAIN."""
-    return _stated(delete(target, between(Place(0), Place(blocks)), cutoff=cutoff))
+def stated_range(target: Target, *, blocks: int, cutoff: datetime) -> list[Stated]:
+    """A window of so many blocks, for EXPLAIN; and the same past locks."""
+    return _stated(target, between(Place(0), Place(blocks)), cutoff, {})
 
 
-def stated_values(target: Target, *, lower: datetime, cutoff: datetime, settings: Mapping[str, str]) -> Stated:
-    """A window of the values from `lower` to the cutoff, under the settings of its lane, for EXPLAIN."""
+def stated_values(target: Target, *, lower: datetime, cutoff: datetime, settings: Mapping[str, str]) -> list[Stated]:
+    """A window of the values from `lower` to the cutoff, under the settings of its lane, for EXPLAIN; the same, too."""
     span = Span(Bound(lower.isoformat(), inclusive=True), Bound(cutoff.isoformat(), inclusive=False))
-    return replace(_stated(delete(target, within(target, span), cutoff=cutoff)), settings=settings)
+    return _stated(target, within(target, span), cutoff, settings)
 
 
 def stated_look(target: Target, *, cutoff: datetime, step: int, most: int, settings: Mapping[str, str]) -> Stated:
@@ -179,9 +179,14 @@ def stated_look(target: Target, *, cutoff: datetime, step: int, most: int, setti
     return Stated("values of the next windows", _look(target, None), parameters, settings=settings)
 
 
-def _stated(window: Change) -> Stated:
+def _stated(target: Target, part: Part, cutoff: datetime, settings: Mapping[str, str]) -> list[Stated]:
+    window = delete(target, part, cutoff=cutoff)
     reads = window.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
-    return Stated("window", window.statement, [list(window.args)], writes=True, reads=reads)
+    past_locks = delete(target, part, cutoff=cutoff, skip_locked="locked")
+    return [
+        Stated("window", window.statement, [list(window.args)], writes=True, reads=reads, settings=settings),
+        Stated("window past locks", past_locks.statement, [list(past_locks.args)], writes=True, settings=settings),
+    ]
 
 
 def _eligible(target: Target, part: Part) -> str:

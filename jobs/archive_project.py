@@ -47,9 +47,11 @@ async def _close(run: Run, payload: ArchiveProject) -> None:
                 f"worker {payload.requested_by} may not archive project {payload.project_id}: only its owner may"
             )
         await projects.archive(session, payload.project_id)
-        expected = await tasks.count_to_archive(session, payload.project_id)
-        await leases.advance(session, run.claim, cursor={"after": BEFORE_ALL}, rows_expected=expected)
+        await leases.advance(session, run.claim, cursor={"after": BEFORE_ALL})
     run.cursor = {"after": BEFORE_ALL}
+    async with run.transaction() as session:  # with no lock on the project: others' inserts would wait for the count
+        expected = await tasks.count_to_archive(session, payload.project_id)
+        await leases.advance(session, run.claim, cursor=run.cursor, rows_expected=expected)
 
 
 class Ids:

@@ -9,7 +9,8 @@ Refused
   ApprovalNeeded   it would delete what the policy keeps
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
-  NotATable        a view, a partitioned or a foreign table (jobs/ways.py)
+  RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
+  NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/ways.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over
@@ -28,6 +29,8 @@ from db.faults import server_message, sqlstate
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
+BLOCKED = {"23503", "23001"}  # another table refers to the row
+LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
 
 
@@ -79,14 +82,14 @@ class Waiting(Exception):
 def is_passing(error: BaseException) -> bool:
     """Whether the same work may succeed later, unchanged."""
     code = sqlstate(error)
+    if code in {None, "0A000"} and "cached" in server_message(error):
+        return True  # a prepared statement, and the table has changed: the server's words, or the driver's
     if code is None:
         lost_connection = isinstance(error, DBAPIError) and (
             error.connection_invalidated or isinstance(error, InterfaceError)
         )
-        return lost_connection or isinstance(
-            error, OSError | EOFError | PoolTimeout | asyncio.TimeoutError | asyncpg.InterfaceError
-        )
-    return code in PASSING or code.startswith("08") or (code == "0A000" and "cached plan" in server_message(error))
+        return lost_connection or isinstance(_driver_error(error), LOST)
+    return code in PASSING or code.startswith("08")
 
 
 def as_error(error: BaseException) -> dict[str, Any]:
@@ -103,8 +106,12 @@ def as_error(error: BaseException) -> dict[str, Any]:
 
 def _name(error: BaseException) -> str:
     """The driver's name for the error, which says more than SQLAlchemy's."""
+    return type(_driver_error(error)).__name__
+
+
+def _driver_error(error: BaseException) -> BaseException:
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else None
-    return type(cause or error).__name__
+    return cause or error
 
 
 def missing_tables(error: BaseException) -> str | None:

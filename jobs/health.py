@@ -1,6 +1,6 @@
 """When a gentle run stops for a while: PostgreSQL is in trouble, whoever has caused it."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,13 +28,19 @@ class Limits:
 
 
 class Health:
-    """Remembers the standbys that were there at the first look, and in `unknown` what can't be read here."""
+    """Remembers the standbys that were there at the beginning, and in `unknown` what can't be read here."""
 
-    def __init__(self, relation: str, limits: Limits | None = None) -> None:
+    def __init__(self, relation: str, limits: Limits | None = None, *, standbys: Iterable[str] | None = None) -> None:
         self.unknown: set[str] = set()
         self._relation = relation
         self._limits = limits or Limits()
-        self._standbys: set[str] | None = None
+        self._standbys = None if standbys is None else set(standbys)
+
+    async def remember(self, connection: asyncpg.Connection) -> list[str]:
+        """The standbys that are there now; one of them that is gone later is a trouble."""
+        standbys = await self._known("replica lag", health.standbys(connection)) or []
+        self._standbys = {standby.name for standby in standbys if standby.name is not None}
+        return sorted(self._standbys)
 
     async def trouble(self, connection: asyncpg.Connection) -> str | None:
         """One sentence about what is wrong; None while all is well, as far as it can be known."""
@@ -50,7 +56,7 @@ class Health:
         standbys = await self._known("replica lag", health.standbys(connection))
         if standbys is None:
             return None
-        names = {standby.name for standby in standbys}
+        names = {standby.name for standby in standbys if standby.name is not None}
         if self._standbys is None:
             self._standbys = names
         if gone := sorted(self._standbys - names):
@@ -60,7 +66,7 @@ class Health:
                 self.unknown.add("replica lag")
             elif standby.lag_bytes > self._limits.replica_lag_bytes:
                 behind = f"{_mb(standby.lag_bytes)} behind (limit {_mb(self._limits.replica_lag_bytes)})"
-                return f'standby "{standby.name}" is {behind}'
+                return f'standby "{standby.name or "without a name"}" is {behind}'
         return None
 
     async def _slots(self, connection: asyncpg.Connection) -> str | None:

@@ -221,7 +221,10 @@ class Life:
         try:
             async with self.database.sessions.begin() as session:
                 told = None if error is None else as_error(error)
-                await leases.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
+                got_on = run.batches > run.claim.batches
+                await leases.put_back(
+                    session, run.claim, delay=delay, wait_reason=wait_reason, error=told, got_on=got_on
+                )
         except Exception as exc:
             if isinstance(exc, RunFenced) or not is_passing(exc):
                 raise

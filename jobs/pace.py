@@ -92,4 +92,8 @@ class Sizer:
     def was_too_long(self, seconds: float, units: int) -> None:
         """A batch was taken back after so long: the next one is half as large."""
         self._unit_s = max(self._unit_s or 0.0, seconds / units)
+        self.halve(units)
+
+    def halve(self, units: int) -> None:
+        """A batch of so many units was taken back, and not for its length."""
         self.size = max(1, min(self.size, units) // 2)

@@ -17,6 +17,7 @@ from jobs.values import Values
 from jobs.ways import AHEAD_ROWS, Choice, choose, counter, statements_of
 
 MOST_PASSES = 5
+PASSED_OVER = ("locked", "slow", "blocked")
 # The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
 CLOSING_LOOK_S = 60
 
@@ -28,8 +29,7 @@ class Outcome:
     remaining: bool
     reason: str | None
     passes: int
-    locked: int
-    slow: int
+    over: dict[str, int]  # how many rows were passed over, by the reasons of PASSED_OVER
     way: str
 
 
@@ -38,7 +38,7 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
     left: int | None = None
     while True:
         if await _begins_anew(run, target):
-            await _begin(run, target, cutoff, left)
+            await _begin(run, target, cutoff, left, health)
         way = Blocks if run.cursor["way"] == "blocks" else Values
         await sweep(run, way(target, cutoff, among_locks=run.cursor["pass"] > 1), health=health)
         left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
@@ -51,8 +51,8 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
 
 def _outcome(run: Run, *, reason: str | None) -> Outcome:
     number, remaining = run.cursor["pass"], reason is not None
-    over = _left_behind(run, "locked", "slow") if remaining else {"locked": 0, "slow": 0}
-    return Outcome(remaining, reason, number, over["locked"], over["slow"], run.cursor["told"])
+    over = _left_behind(run, *PASSED_OVER) if remaining else dict.fromkeys(PASSED_OVER, 0)
+    return Outcome(remaining, reason, number, over, run.cursor["told"])
 
 
 def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
@@ -62,7 +62,7 @@ def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
 
 def _was_for_nothing(run: Run) -> bool:
     """A pass that removed nothing and met rows that it could not: there is no need to look for what is left."""
-    return run.rows_done == run.cursor["rows_before"] and any(_left_behind(run, "locked", "slow").values())
+    return run.rows_done == run.cursor["rows_before"] and any(_left_behind(run, *PASSED_OVER).values())
 
 
 async def _begins_anew(run: Run, target: Target) -> bool:
@@ -74,7 +74,7 @@ async def _begins_anew(run: Run, target: Target) -> bool:
     return table.filenode != int(run.cursor["filenode"])
 
 
-async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None) -> None:
+async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None, health: Health) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
     first = "pass" not in run.cursor
     choice = await _choose(run, target, cutoff) if first else None
@@ -93,7 +93,17 @@ async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None) -
         "next_xid": table.next_xid,
         "rows_before": run.rows_done,
         "batches_before": run.batches,
+        "standbys": await _standbys(run, health),
     }
+
+
+async def _standbys(run: Run, health: Health) -> list[str]:
+    """Those that were there when the run began: a slice that comes later must not take a gone one for none."""
+    if "standbys" not in run.cursor:
+        async with run.database.autocommit() as connection:
+            return await health.remember(connection)
+    names: list[str] = run.cursor["standbys"]
+    return names
 
 
 async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
@@ -127,28 +137,32 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
 
     Then no row has moved, none has become eligible, and the pass has met all there were: the look at the end, which
     costs up to a third of the pass, has nothing to find. Whoever else writes, anywhere in the server, uses an id, and
-    none was open when the pass began. A trigger that keeps rows from going, a row passed over and a limit that is
-    reached leave rows behind all the same.
+    none was open when the pass began. Our own DELETE may write more than it says, by a trigger, a rule or a cascade;
+    a row passed over and a limit leave rows behind all the same; and a `where` may depend on more than the table.
     """
-    if run.spent or any(_left_behind(run, "locked", "slow", "touched").values()):
+    if run.wishes.max_rows is not None or run.spent or target.where is not None:
+        return False
+    if any(_left_behind(run, *PASSED_OVER, "touched").values()):
         return False
     table = await estimates.table(connection, target)
     ours = run.batches - int(run.cursor["batches_before"])
-    if table.swallows or table.next_xid is None or run.cursor["next_xid"] is None:
+    if not table.acts_alone or table.next_xid is None or run.cursor["next_xid"] is None:
         return False
     return table.next_xid - int(run.cursor["next_xid"]) == ours
 
 
 def _why_no_more(run: Run, left: int | None) -> str | None:
     """Why rows are left; None when another pass is worth it."""
-    over = _left_behind(run, "locked", "slow", "touched")
+    over = _left_behind(run, *PASSED_OVER, "touched")
     removed = run.rows_done - run.cursor["rows_before"]
     if run.spent:
         return "the limit of the run (max_rows, max_seconds) is reached"
-    if (removed > 0 or over["touched"]) and run.cursor["pass"] < MOST_PASSES:
+    known = over["touched"] == 0 and left == sum(over.values())
+    if (removed > 0 or over["touched"]) and not known and run.cursor["pass"] < MOST_PASSES:
         return None
     reasons = (
         (over["slow"] > 0, f"{over['slow']} rows take longer than a batch may, and were passed over"),
+        (over["blocked"] > 0, f"{over['blocked']} rows are referred to by other tables"),
         (over["locked"] > 0, f"{over['locked']} rows are locked by others"),
         (left is None, f"to look for what is left takes longer than {CLOSING_LOOK_S} s"),
         (

@@ -56,13 +56,13 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
 
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
-    health = Health(policy.target.relation)
+    health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
     outcome = await passes.purge(run, policy.target, cutoff, health=health)
     result = {
         "purged": run.rows_done,
         "cutoff": isoformat(cutoff),
         "batches": run.batches,
-        "skipped": {"locked": outcome.locked, "held": 0, "blocked": 0, "slow": outcome.slow},
+        "skipped": {"held": 0} | outcome.over,
         "remaining": outcome.remaining,
         "passes": outcome.passes,
         "pace": run.wishes.pace,

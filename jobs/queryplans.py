@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from db import estimates, queryplans
+from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target, quoted
 from jobs.failures import Refused
@@ -23,6 +24,10 @@ VERDICTS = ("good", "fair", "bad")
 
 class QueryPlanRefused(Refused):
     """A statement would read a large table from end to end, once or for each row."""
+
+
+class RightsMissing(Refused):
+    """Our role may not do to the table what the purge needs."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ async def guard(
 ) -> None:
     """Explain the statements, and look at what references the table. Raises QueryPlanRefused; nothing has run then."""
     for given in statements:
-        plan = await queryplans.explain(connection, given)
+        try:
+            plan = await queryplans.explain(connection, given)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise await _rights_missing(connection, target, server_message(exc)) from exc
         if not any(node["Node Type"] == "Seq Scan" for node in _nodes(plan["Plan"]) if _is_of(node, target)):
             continue
         blocks = await queryplans.blocks_of(connection, target.relation)
@@ -53,12 +61,17 @@ async def guard(
     for reference in await queryplans.unindexed_references(connection, target.relation):
         if reference.blocks > small_blocks:
             told = (
-                f"for each deleted row of {target.name}, {reference.relation} ({_size(reference.blocks)}) would be "
-                f"read from end to end: no index begins with its foreign key {', '.join(reference.columns)} "
+                f"for each deleted row of {reference.parent}, {reference.relation} ({_size(reference.blocks)}) would "
+                f"be read from end to end: no index begins with its foreign key {', '.join(reference.columns)} "
                 f"({reference.constraint})"
             )
             advice, index = await _advice(connection, reference.relation, reference.columns, reference.wanted_index)
             raise _refused(told, advice, statement="window", table=reference.relation, index=index)
+
+
+async def _rights_missing(connection: asyncpg.Connection, target: Target, told: str) -> RightsMissing:
+    grant = f"GRANT SELECT, UPDATE, DELETE ON {target.relation} TO {quoted(await queryplans.role(connection))};"
+    return RightsMissing(f"{told}. Nothing was deleted. To pass over rows that others hold needs UPDATE too: {grant}")
 
 
 async def _refusal(connection: asyncpg.Connection, target: Target, statement: str, told: str) -> QueryPlanRefused:

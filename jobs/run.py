@@ -97,9 +97,15 @@ class Run:
         return done
 
     async def look_again(self) -> None:
-        """After an error, when nobody told which batches before it stand. Raises RunFenced."""
+        """After an error, when nobody told which batches before it stand. Raises RunFenced.
+
+        Where none does, the cursor stays: it may be ahead of the ledger's, by a pass that has begun or a second lane.
+        """
+        cursor, batches = self.cursor, self.batches
         async with self.database.sessions.begin() as session:
             self._mirror(await leases.standing(session, self.claim))
+        if self.batches == batches:
+            self.cursor = cursor
 
     async def succeed(
         self,

@@ -7,16 +7,17 @@ between. Purge, archive and mark-completed all walk with it.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import asyncpg
 
+from db import blocking
 from db.batches import Batch, Change, Done
 from db.faults import sqlstate
-from jobs.failures import LOCKED, Waiting
+from jobs.failures import BLOCKED, LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
@@ -47,7 +48,8 @@ class Window:
     units: int  # its size, in the way's unit
     past_locks: Change | None = None  # the same window, passing over rows that others hold
     past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
-    past_all: Change | None = None  # changes nothing and counts the row: for one that takes longer than it may
+    pass_over: Callable[[str], Change] | None = None  # for a single row: changes nothing, and counts it under a reason
+    relation: str | None = None  # the table, where its own lock is told from those of rows
 
 
 class Way(Protocol):
@@ -86,7 +88,8 @@ class _Walk:
         self._health = health
         self._stack = stack  # where the lanes are open
         self._lanes: list[Lane] = []
-        self._sizer = Sizer(target_s=_pace(run).target_s, first=way.first, largest=way.largest)
+        size = min(run.cursor.get("size", way.first), way.largest)  # what the slice before has learned
+        self._sizer = Sizer(target_s=_pace(run).target_s, first=size, largest=way.largest)
         self._rest = Rest(time.monotonic(), debt_s=DEBT_S)
         self._look_at = time.monotonic()
         self._past_locks_for = PAST_LOCKS_FOR if way.among_locks else 0
@@ -138,31 +141,53 @@ class _Walk:
         return time.monotonic() - begun
 
     async def _commit_alone(self, window: Window) -> float:
+        """What fails is tried past locks, then with half of the rows; a single row is passed over in the end."""
         lane = await self._lane(0)
-        begun = time.monotonic()
+        begun, before = time.monotonic(), self._run.batches
         try:
             return self._learn([[window]], [await self._on(lane, [window])])
         except asyncpg.PostgresError as exc:
             took_s = time.monotonic() - begun
             if not _may_be_repeated(exc, lane):
                 raise
-            if _met_a_lock(exc):
-                if window.past_locks is None or self._locks_met == MOST_LOCKS_MET:
-                    raise
+            if _met_a_lock(exc) and window.past_locks is not None and self._locks_met < MOST_LOCKS_MET:
                 self._past_locks_for, self._one_lane_for = PAST_LOCKS_FOR, 0  # it is somebody else's
                 self._locks_met += 1
                 return took_s + await self._commit_alone(window)
-            if not self._smaller(window, took_s):
-                if window.past_all is None:
-                    raise
-                over = replace(window, change=window.past_all, past_locks=None)
-                self._learn([[over]], [await self._on(lane, [over])])
+            await self._run.look_again()
+            if self._run.batches == before:  # a cancel can come too late: after the COMMIT
+                await self._make_do(window, exc, lane, took_s)
             return took_s
+
+    async def _make_do(self, window: Window, error: asyncpg.PostgresError, lane: Lane, took_s: float) -> None:
+        """The batch was taken back: the next one is smaller, or leaves out the one row that can't be had."""
+        why = "slow" if lane.took_back(error) else "locked" if _met_a_lock(error) else "blocked"
+        if why != "slow" and window.pass_over is None:
+            raise error
+        if why == "locked" and await self._is_locked(window):
+            raise error
+        if window.units > 1:
+            self._sizer.was_too_long(took_s, window.units) if why == "slow" else self._sizer.halve(window.units)
+        elif why == "slow" and self._patience < PATIENCE_WITH_ONE:
+            self._patience = PATIENCE_WITH_ONE  # one row can't be halved: it gets more time instead, once
+        elif window.pass_over is None:
+            raise error
+        else:
+            over = replace(window, change=window.pass_over(why), past_locks=None)
+            self._learn([[over]], [await self._on(lane, [over])])
+
+    async def _is_locked(self, window: Window) -> bool:
+        """Whether it is the table that is locked, rather than a row of it, or of one that goes along."""
+        if window.relation is None:
+            return True
+        async with self._run.database.autocommit() as second:
+            return await blocking.is_locked(second, window.relation)
 
     async def _on(self, lane: Lane, windows: list[Window]) -> list[Done]:
         past_locks = self._past_locks_for > 0
         changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
-        cursors = [window.cursor if lane is self._lanes[0] else None for window in windows]
+        size = {"size": self._sizer.size}
+        cursors = [window.cursor | size if lane is self._lanes[0] else None for window in windows]
         batches = [Batch(change, cursor) for change, cursor in zip(changes, cursors, strict=True)]
         return await lane.commit(self._run, batches, pace=_pace(self._run), patience=self._patience)
 
@@ -186,33 +211,27 @@ class _Walk:
         self._at_once, self._patience, self._locks_met = 2 * batches, 1, 0
         return max(sum(did.seconds for did in done) for done in outcomes)
 
-    def _smaller(self, window: Window, took_s: float) -> bool:
-        """Halve the window; one row gets more time instead, once. False where neither is left."""
-        if window.units > 1:
-            self._sizer.was_too_long(took_s, window.units)
-        elif self._patience < PATIENCE_WITH_ONE:
-            self._patience = PATIENCE_WITH_ONE
-        else:
-            return False
-        return True
-
     async def _until_well(self) -> None:
-        """Wait, outside of any transaction, while PostgreSQL is in trouble; the gentle pace alone does."""
+        """Wait, outside of any transaction, while PostgreSQL is in trouble; the gentle pace alone does.
+
+        Each look tells onlookers why, keeps the lease, and hears what an operator wishes by now.
+        """
         if self._health is None or time.monotonic() < self._look_at:
             return
-        begun, told = time.monotonic(), None
-        while _pace(self._run) is GENTLE and (trouble := await self._trouble(self._health)) is not None:
-            if trouble != told:
-                await self._run.wait(trouble)
-                told = trouble
+        begun, waited = time.monotonic(), False
+        while (trouble := await self._trouble(self._health)) is not None:
+            waited = True
+            await self._run.wait(trouble)
             if time.monotonic() - begun >= LONGEST_WAIT_S or self._run.turn_over():
                 raise Waiting(trouble)
             await asyncio.sleep(LOOK_EVERY_S)
-        if told is not None:
+        if waited:
             await self._run.wait(None)
         self._look_at = time.monotonic() + LOOK_EVERY_S
 
     async def _trouble(self, health: Health) -> str | None:
+        if _pace(self._run) is not GENTLE or self._run.spent:
+            return None
         async with self._run.database.autocommit() as second:
             return await health.trouble(second)
 
@@ -222,8 +241,8 @@ def _met_a_lock(outcome: object) -> bool:
 
 
 def _may_be_repeated(error: asyncpg.PostgresError, lane: Lane) -> bool:
-    """It met a lock, or was taken back: nothing is wrong with the statement."""
-    return _met_a_lock(error) or lane.took_back(error)
+    """It met a lock, was taken back, or met a row that others refer to: nothing is wrong with the statement."""
+    return _met_a_lock(error) or lane.took_back(error) or sqlstate(error) in BLOCKED
 
 
 def _pace(run: Run) -> Pace:

@@ -51,6 +51,8 @@ async def choose(connection: asyncpg.Connection, target: Target, table: Table, *
     """
     if table.kind != ORDINARY:
         raise NotATable(f"{target.name} is no ordinary table (relkind {table.kind!r}): this version purges no other")
+    if table.inherited:
+        raise NotATable(f"{target.name} has tables that inherit from it: this version would pass over their rows")
     expected = None if table.rows is None else await estimates.expected(connection, target, cutoff=cutoff)
     if table.index is None:
         return _blocks(table, expected, f"no index on {target.column} finds eligible rows")
@@ -79,14 +81,14 @@ def statements_of(target: Target, way: Name, cutoff: datetime) -> list[Stated]:
     """What a purge says, for EXPLAIN."""
     left = estimates.stated_count(target, cutoff=cutoff, most=AHEAD_ROWS)
     if way == "blocks":
-        return [windows.stated_range(target, blocks=32, cutoff=cutoff), left]
+        return [*windows.stated_range(target, blocks=32, cutoff=cutoff), left]
     look = windows.stated_look(target, cutoff=cutoff, step=STEP_ROWS, most=AHEAD_ROWS, settings=BY_INDEX)
     window = windows.stated_values(target, lower=cutoff - timedelta(seconds=1), cutoff=cutoff, settings=BY_INDEX)
-    return [window, look, left]
+    return [*window, look, left]
 
 
 def counter(run: Run, why: str) -> str:
-    """Of rows that the present pass leaves behind: `locked`, `slow`, or `touched` (perhaps locked)."""
+    """Of rows that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (perhaps locked)."""
     return f"{why}_in_pass_{run.cursor['pass']}"
 
 
@@ -118,5 +120,6 @@ class Purge:
             units=units,
             past_locks=past_locks,
             past_locks_counts=not leaves_them,
-            past_all=windows.pass_over(counter(run, "slow")),
+            pass_over=lambda why: windows.pass_over(counter(run, why)),
+            relation=self.target.relation,
         )

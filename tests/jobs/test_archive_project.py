@@ -105,3 +105,14 @@ async def _state(life: Life, run_id: str) -> tuple[str, str | None]:
     async with life.database.autocommit() as connection:
         row = await connection.fetchrow("SELECT state, wait_reason FROM lowtide.run WHERE id = $1", run_id)
     return row["state"], row["wait_reason"]
+
+
+async def test_a_task_whose_status_alone_says_deleted_is_not_archived(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await sql.execute(
+        "INSERT INTO task (title, status, project_id, created_by_id) "
+        "VALUES ('a', 'deleted', 1, 2), ('b', 'pending', 1, 2)"
+    )
+    ended = await run(life, "archive-project", project_id=1, requested_by=1)
+    assert ended.result == {"archived": 1}
+    assert await sql.fetchval("SELECT status FROM task WHERE title = 'a'") == "deleted"

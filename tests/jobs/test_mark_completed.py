@@ -150,3 +150,26 @@ async def test_skip_goes_on_at_its_cursor_and_counts_nothing_twice(
     assert slices == 2
     assert ended.result == {"completed": 900, "already_completed": 0, "skipped": NONE | {"deleted": 100}}
     assert ended.rows_done == 900
+
+
+@pytest.mark.parametrize("on_invalid", ["fail", "skip"])
+async def test_tasks_of_another_programs_making_are_told_apart(
+    life: Life, sql: asyncpg.Connection, on_invalid: str
+) -> None:
+    """Its own statuses are open ones; a task that nobody has created belongs to its project's owner."""
+    await people.people(sql)
+    await sql.execute(
+        "ALTER TABLE task ALTER created_by_id DROP NOT NULL; ALTER TABLE task DROP CONSTRAINT task_status"
+    )
+    await sql.execute("INSERT INTO task (id, title, project_id, created_by_id) VALUES (1000, 'a', 2, NULL)")
+    await sql.execute(
+        "INSERT INTO task (id, title, project_id, created_by_id, status) VALUES (1001, 'a', 1, 2, 'blocked')"
+    )
+    ended = await run(life, "mark-completed", task_ids=[1000, 1001], requested_by=1, on_invalid=on_invalid)
+    if on_invalid == "fail":
+        assert ended.error is not None
+        assert ended.error["detail"] == {"forbidden": {"total": 1, "ids": [1000]}}
+    else:
+        assert ended.result is not None
+        assert (ended.result["completed"], ended.result["skipped"]["forbidden"]) == (1, 1)
+        assert ended.result["skipped"]["missing"] == 0

@@ -288,7 +288,19 @@ async def test_explaining_changes_nothing(database: Database, sql: asyncpg.Conne
         held = await sql.fetchval("SELECT count(*) FROM pg_locks WHERE pid = $1", connection.get_server_pid())
 
     assert (refusal, held) == (None, 0)
-    assert [each.statement.name for each in explained] == ["window", "count of what is left"]
-    assert [each.verdict.word for each in explained] == ["good", "good"]
+    assert [each.statement.name for each in explained] == ["window", "window past locks", "count of what is left"]
+    assert [each.verdict.word for each in explained] == ["good"] * 3
     assert await sql.fetchrow(size) == before
     assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 0
+
+
+async def test_a_foreign_key_below_a_cascade_is_looked_at_too(database: Database, sql: asyncpg.Connection) -> None:
+    """Rows that go along with the table's own are looked up in what refers to them."""
+    await sql.execute("CREATE TABLE b (id int PRIMARY KEY, task_id bigint REFERENCES task ON DELETE CASCADE)")
+    await sql.execute("CREATE INDEX ON b (task_id)")
+    await sql.execute("CREATE TABLE c (b_id int REFERENCES b, filler text)")
+    await sql.execute("INSERT INTO c SELECT NULL, repeat('x', 100) FROM generate_series(1, 1000)")
+    with pytest.raises(QueryPlanRefused, match=r"for each deleted row of b, public.c .* \(c_b_id_fkey\)"):
+        await _guard(database)
+    await sql.execute("CREATE INDEX ON c (b_id)")
+    await _guard(database)
