@@ -16,6 +16,8 @@ from db.batches import Change
 from db.queryplans import Stated
 from db.targets import Target, literal
 
+PAST_LOCKS = " FOR UPDATE SKIP LOCKED"
+
 
 class Place(NamedTuple):
     """Where a row lies: its block, and its line pointer there. Line pointers count from 1; 0 is before all of them."""
@@ -79,38 +81,38 @@ def listed(places: Sequence[Place]) -> Part:
 
 
 def delete(
-    target: Target, part: Part, *, cutoff: datetime, most: int | None = None, skip_locked: str | None = None
+    target: Target, part: Part, *, cutoff: datetime, most: int | None = None, skip_locked: bool = False
 ) -> Change:
     """Delete the part's eligible rows; at most `most` of them.
 
-    With `skip_locked`, rows that others hold are passed over, and counted under that name. Choosing rows before they
-    are deleted costs a second write for each. So where rows are passed over, only those are chosen that anybody has
-    ever locked (xmax); one that gets locked at this very moment is waited for, as without.
+    With `skip_locked`, rows that others hold are passed over. Choosing rows before they are deleted costs a second
+    write for each. So only those are chosen that anybody has ever locked (xmax); one that gets locked at this very
+    moment is waited for, as without.
     """
     rows = f"FROM ONLY {target.relation} WHERE {_eligible(target, part)}"
     limit = "" if most is None else f" LIMIT ($1::text[])[{len(part.args) + 2}]::bigint"
-    locking = "" if skip_locked is None else " FOR UPDATE SKIP LOCKED"
     if limit:
-        chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{locking}))"
-    elif skip_locked is not None:
-        chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{locking})))"
+        chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{PAST_LOCKS if skip_locked else ''}))"
+    elif skip_locked:
+        chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{PAST_LOCKS})))"
     else:
         chosen = ""
-    # What is eligible still, and can't be locked even now; a limit or a trigger may have kept the rest.
-    free = f"SELECT count(*) FROM (SELECT 1 {rows}{locking}) free"
-    count = f"SELECT jsonb_build_object({literal(skip_locked or '')}, (SELECT count(*) {rows}) - ({free}))"
-    return Change(
-        f"DELETE {rows}{chosen}",
-        args=[*part.args, cutoff.isoformat(), str(most or 0)],
-        after=None if skip_locked is None else count,
-    )
+    return Change(f"DELETE {rows}{chosen}", args=[*part.args, cutoff.isoformat(), str(most or 0)])
 
 
-def delete_untouched(target: Target, part: Part, *, cutoff: datetime, counter: str) -> Change:
-    """Delete the part's eligible rows that nobody has ever locked; note under `counter` that some may be left."""
-    change = delete(target, part, cutoff=cutoff)
-    note = f"SELECT jsonb_build_object({literal(counter)}, 1)"
-    return replace(change, statement=f"{change.statement} AND xmax = '0'", after=note)
+def noting(change: Change, counter: str) -> Change:
+    """The change, and one under `counter`: some of its rows may be left."""
+    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
+
+
+def counting_locked(change: Change, target: Target, part: Part, counter: str) -> Change:
+    """The change, and under `counter` how many rows are eligible still and can't be locked even now.
+
+    A limit or a trigger may have kept others.
+    """
+    rows = f"FROM ONLY {target.relation} WHERE {_eligible(target, part)}"
+    free = f"SELECT count(*) FROM (SELECT 1 {rows}{PAST_LOCKS}) free"
+    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
 
 
 def pass_over(counter: str) -> Change:
@@ -182,7 +184,7 @@ def stated_look(target: Target, *, cutoff: datetime, step: int, most: int, setti
 def _stated(target: Target, part: Part, cutoff: datetime, settings: Mapping[str, str]) -> list[Stated]:
     window = delete(target, part, cutoff=cutoff)
     reads = window.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
-    past_locks = delete(target, part, cutoff=cutoff, skip_locked="locked")
+    past_locks = delete(target, part, cutoff=cutoff, skip_locked=True)
     return [
         Stated("window", window.statement, [list(window.args)], writes=True, reads=reads, settings=settings),
         Stated("window past locks", past_locks.statement, [list(past_locks.args)], writes=True, settings=settings),

@@ -13,13 +13,11 @@ from jobs.health import Health
 from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
-from jobs.values import Values
-from jobs.ways import AHEAD_ROWS, Choice, choose, counter, statements_of
+from jobs.values import LONGEST_LOOK_S, LookTookTooLong, Values
+from jobs.ways import AHEAD_ROWS, choose, counter, statements_of
 
 MOST_PASSES = 5
 PASSED_OVER = ("locked", "slow", "blocked")
-# The look at the end reads dead entries too, a few million a second. Where it takes longer, a further pass looks.
-CLOSING_LOOK_S = 60
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,11 @@ async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -
         if await _begins_anew(run, target):
             await _begin(run, target, cutoff, left, health)
         way = Blocks if run.cursor["way"] == "blocks" else Values
-        await sweep(run, way(target, cutoff, among_locks=run.cursor["pass"] > 1), health=health)
-        left = None if _was_for_nothing(run) else await _left(run, target, cutoff)
+        try:
+            await sweep(run, way(target, cutoff, among_locks=run.cursor["pass"] > 1), health=health)
+            left = await _left(run, target, cutoff)
+        except LookTookTooLong:
+            return _outcome(run, reason=f"to look for what is left takes longer than {LONGEST_LOOK_S} s")
         if left == 0:
             return _outcome(run, reason=None)
         if reason := _why_no_more(run, left):
@@ -60,11 +61,6 @@ def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
     return {why: run.counters.get(counter(run, why), 0) for why in reasons}
 
 
-def _was_for_nothing(run: Run) -> bool:
-    """A pass that removed nothing and met rows that it could not: there is no need to look for what is left."""
-    return run.rows_done == run.cursor["rows_before"] and any(_left_behind(run, *PASSED_OVER).values())
-
-
 async def _begins_anew(run: Run, target: Target) -> bool:
     """At the start, after a pass, and where a rewrite of the table (VACUUM FULL) has moved every row."""
     if "pass" not in run.cursor or "ended" in run.cursor:
@@ -76,16 +72,16 @@ async def _begins_anew(run: Run, target: Target) -> bool:
 
 async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None, health: Health) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
-    first = "pass" not in run.cursor
-    choice = await _choose(run, target, cutoff) if first else None
+    if "pass" in run.cursor:
+        way, told = run.cursor["way"], run.cursor["told"]
+    else:
+        way, told = await _choose(run, target, cutoff)
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, target)
-    if choice is not None:
-        way, told = choice.way, choice.told
-    else:  # few rows are left, wherever they are
-        few = left is not None and left < AHEAD_ROWS and table.index is not None
-        way, told = "index" if few else "blocks", run.cursor["told"]
-    run.cursor = (Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()) | {
+    start = Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()
+    if "ended" in run.cursor and left != AHEAD_ROWS:  # few are left, as far as anybody knows
+        way, start = "index", Values.start_by_places(cutoff)
+    run.cursor = start | {
         "pass": run.cursor.get("pass", 0) + 1,
         "way": way,
         "told": told,
@@ -106,30 +102,38 @@ async def _standbys(run: Run, health: Health) -> list[str]:
     return names
 
 
-async def _choose(run: Run, target: Target, cutoff: datetime) -> Choice:
-    """Once, and tell onlookers how many rows to expect. Raises QueryPlanRefused before anything is deleted."""
+async def _choose(run: Run, target: Target, cutoff: datetime) -> tuple[str, str]:
+    """The way and why, once; onlookers are told how many rows to expect. Raises QueryPlanRefused before any delete."""
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, target)
         choice = await choose(connection, target, table, cutoff=cutoff)
         await guard(connection, target, statements_of(target, choice.way, cutoff))
     async with run.database.sessions.begin() as session:
         await leases.advance(session, run.claim, cursor={}, rows_expected=choice.expected)
-    return choice
+    return choice.way, choice.told
 
 
 async def _left(run: Run, target: Target, cutoff: datetime) -> int | None:
-    """How many rows are eligible after a pass, AHEAD_ROWS at most; None where counting them takes too long."""
+    """How many rows are eligible after a pass, AHEAD_ROWS at most; None where the next pass looks for them.
+
+    Raises LookTookTooLong.
+    """
+    over = _left_behind(run, *PASSED_OVER)
+    if run.cursor.get("listed", AHEAD_ROWS) == run.rows_done - run.cursor["rows_before"] + sum(over.values()):
+        return sum(over.values())  # the list was all there was, and each of its rows is deleted or passed over
+    if _left_behind(run, "touched")["touched"] and not run.spent:
+        return None  # the next pass begins with a list of them
     async with run.database.autocommit() as connection:
         if await _nobody_wrote(connection, run, target):
             return 0
     begun = time.monotonic()
     try:
-        async with run.database.tuned(statement_timeout=f"{CLOSING_LOOK_S}s") as connection:
+        async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
             return await estimates.count(connection, target, cutoff=cutoff, most=AHEAD_ROWS)
-    except asyncpg.QueryCanceledError:
-        if time.monotonic() - begun < CLOSING_LOOK_S:
+    except asyncpg.QueryCanceledError as exc:
+        if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
             raise
-        return None
+        raise LookTookTooLong from exc
 
 
 async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target) -> bool:
@@ -157,14 +161,13 @@ def _why_no_more(run: Run, left: int | None) -> str | None:
     removed = run.rows_done - run.cursor["rows_before"]
     if run.spent:
         return "the limit of the run (max_rows, max_seconds) is reached"
-    known = over["touched"] == 0 and left == sum(over.values())
+    known = left == sum(over.values())
     if (removed > 0 or over["touched"]) and not known and run.cursor["pass"] < MOST_PASSES:
         return None
     reasons = (
         (over["slow"] > 0, f"{over['slow']} rows take longer than a batch may, and were passed over"),
         (over["blocked"] > 0, f"{over['blocked']} rows are referred to by other tables"),
         (over["locked"] > 0, f"{over['locked']} rows are locked by others"),
-        (left is None, f"to look for what is left takes longer than {CLOSING_LOOK_S} s"),
         (
             removed == 0,
             "eligible rows are left that a DELETE does not remove; look for a trigger or a rule on the table",

@@ -9,9 +9,12 @@ The cursor: `lower` is where the next window begins. While a range is worked on 
 """
 
 import itertools
+import time
 from bisect import bisect_right
 from datetime import datetime
 from typing import Any, NamedTuple
+
+import asyncpg
 
 from db import windows
 from db.targets import Target
@@ -21,6 +24,12 @@ from jobs.sweep import BY_INDEX, Window
 from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge
 
 BEFORE_ALL = Place(0)
+# A look at what is left reads dead entries too, a few million a second. Where it takes longer, nobody looks.
+LONGEST_LOOK_S = 60
+
+
+class LookTookTooLong(Exception):
+    """To list the rows of a range took longer than it may."""
 
 
 class Stretch(NamedTuple):
@@ -48,11 +57,17 @@ class Values(Purge):
         """The cursor of a pass that begins."""
         return {"lower": None, "upper": None, "after": None}
 
+    @staticmethod
+    def start_by_places(cutoff: datetime) -> dict[str, Any]:
+        """The cursor of a pass over few rows, wherever they are. It comes to count in `listed` how many those were."""
+        all_of_them = Span(Bound("-infinity", inclusive=True), Bound(cutoff.isoformat(), inclusive=False))
+        return {"lower": all_of_them.lower, "upper": all_of_them.upper, "after": BEFORE_ALL, "listed": 0}
+
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
         most = most if run.rows_left is None else 1
         while not run.spent:
             if run.cursor["after"] is not None:
-                if chunks := await self._chunks(run, size, most=most):
+                if (chunks := await self._chunks(run, size, most=most)) or "listed" in run.cursor:
                     return chunks
                 run.cursor = run.cursor | _at(_behind(Bound(*run.cursor["upper"])))
             position = await self._position(run)
@@ -111,11 +126,19 @@ class Values(Purge):
             start = bisect_right(self._places, after)
             if start < len(self._places) or len(self._places) < AHEAD_ROWS:
                 return start
-        async with run.database.tuned(**BY_INDEX) as connection:
-            self._places = await windows.places(
-                connection, self.target, span, cutoff=self.cutoff, after=after, most=AHEAD_ROWS
-            )
+        begun = time.monotonic()
+        try:
+            async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
+                self._places = await windows.places(
+                    connection, self.target, span, cutoff=self.cutoff, after=after, most=AHEAD_ROWS
+                )
+        except asyncpg.QueryCanceledError as exc:
+            if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
+                raise
+            raise LookTookTooLong from exc
         self._listed = (span, after)
+        if "listed" in run.cursor:
+            run.cursor = run.cursor | {"listed": run.cursor["listed"] + len(self._places)}
         return 0
 
 

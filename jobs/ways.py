@@ -10,7 +10,6 @@ from typing import Any, Literal
 import asyncpg
 
 from db import estimates, windows
-from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Target
@@ -88,7 +87,8 @@ def statements_of(target: Target, way: Name, cutoff: datetime) -> list[Stated]:
 
 
 def counter(run: Run, why: str) -> str:
-    """Of rows that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (perhaps locked)."""
+    """Of rows that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (windows of which
+    locked rows may be left)."""
     return f"{why}_in_pass_{run.cursor['pass']}"
 
 
@@ -103,23 +103,17 @@ class Purge:
     def window(self, run: Run, part: Part, *, units: int, most: int | None, cursor: dict[str, Any]) -> Window:
         """`units` is the part's size, `most` how many rows it can have (None: nobody knows)."""
         limit = run.rows_left if run.rows_left is not None and (most is None or run.rows_left < most) else None
-
-        def delete(skip_locked: str | None = None) -> Change:
-            return windows.delete(self.target, part, cutoff=self.cutoff, most=limit, skip_locked=skip_locked)
-
-        # To find out which rows are locked costs as much as to delete them. The first pass leaves them to the next.
-        leaves_them = run.cursor["pass"] == 1 and limit is None
-        past_locks = (
-            windows.delete_untouched(self.target, part, cutoff=self.cutoff, counter=counter(run, "touched"))
-            if leaves_them
-            else delete(counter(run, "locked"))
-        )
+        past_locks = windows.delete(self.target, part, cutoff=self.cutoff, most=limit, skip_locked=True)
+        # The first pass, on several lanes, may walk a window twice: it notes that rows may be left. Later ones count.
+        counts = run.cursor["pass"] > 1 or limit is not None
         return Window(
-            delete(),
+            windows.delete(self.target, part, cutoff=self.cutoff, most=limit),
             cursor=run.cursor | cursor,
             units=units,
-            past_locks=past_locks,
-            past_locks_counts=not leaves_them,
+            past_locks=windows.counting_locked(past_locks, self.target, part, counter(run, "locked"))
+            if counts
+            else windows.noting(past_locks, counter(run, "touched")),
+            past_locks_counts=counts,
             pass_over=lambda why: windows.pass_over(counter(run, why)),
             relation=self.target.relation,
         )

@@ -327,8 +327,7 @@ async def _scans(life: Life, target: Target) -> set[str]:
     part = windows.between(Place(0), Place(100))
     changes = [
         windows.delete(target, part, cutoff=CUTOFF),
-        windows.delete(target, part, cutoff=CUTOFF, skip_locked="locked"),
-        windows.delete_untouched(target, part, cutoff=CUTOFF, counter="touched"),
+        windows.delete(target, part, cutoff=CUTOFF, skip_locked=True),
     ]
     scans = set()
     async with life.database.autocommit() as connection:
