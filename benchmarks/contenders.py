@@ -39,7 +39,9 @@ Contender = Callable[[Database], Awaitable[Outcome]]
 
 
 async def big_delete(database: Database) -> Outcome:
-    async with database.tuned(statement_timeout="0", lock_timeout="0") as connection:
+    """By the faster one of its two query plans: a bitmap takes two thirds of the time of a sequential scan here, and
+    PostgreSQL, which finds both equally dear, takes either."""
+    async with database.tuned(statement_timeout="0", lock_timeout="0", enable_seqscan="off") as connection:
         begun = time.perf_counter()
         status = await connection.execute(DELETE)
         took = time.perf_counter() - begun

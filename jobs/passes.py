@@ -172,6 +172,6 @@ def _why_no_more(run: Run, left: int | None) -> str | None:
             removed == 0,
             "eligible rows are left that a DELETE does not remove; look for a trigger or a rule on the table",
         ),
-        (True, f"rows keep becoming eligible or moving: {MOST_PASSES} passes"),
+        (True, f"rows keep becoming eligible or moving: {run.cursor['pass']} passes"),
     )
     return next(reason for holds, reason in reasons if holds)

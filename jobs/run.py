@@ -107,6 +107,12 @@ class Run:
         if self.batches == batches:
             self.cursor = cursor
 
+    async def keep(self, cursor: dict[str, Any]) -> None:
+        """Commit a cursor without a batch: one before which nothing is open."""
+        async with self.database.sessions.begin() as session:
+            await leases.advance(session, self.claim, cursor=cursor)
+        self.cursor = cursor
+
     async def succeed(
         self,
         session: AsyncSession,

@@ -88,14 +88,14 @@ class _Walk:
         self._health = health
         self._stack = stack  # where the lanes are open
         self._lanes: list[Lane] = []
-        size = min(run.cursor.get("size", way.first), way.largest)  # what the slice before has learned
+        size = min(run.cursor.get("size", way.first), way.largest)  # what slices before have learned
         self._sizer = Sizer(target_s=_pace(run).target_s, first=size, largest=way.largest)
         self._rest = Rest(time.monotonic(), debt_s=DEBT_S)
         self._look_at = time.monotonic()
         self._past_locks_for = PAST_LOCKS_FOR if way.among_locks else 0
         self._one_lane_for = 0
         self._at_once = 1  # grows with the windows: several of a size that does not fit yet would be for nothing
-        self._patience = 1
+        self._patience = run.cursor.get("patience", 1)
         self._locks_met = 0
 
     async def step(self) -> bool:
@@ -175,6 +175,9 @@ class _Walk:
         else:
             over = replace(window, change=window.pass_over(why), past_locks=None)
             self._learn([[over]], [await self._on(lane, [over])])
+            return
+        # Also for the next slice, which may come before any batch has fitted.
+        await self._run.keep(self._run.cursor | {"size": self._sizer.size, "patience": self._patience})
 
     async def _is_locked(self, window: Window) -> bool:
         """Whether it is the table that is locked, rather than a row of it, or of one that goes along."""
@@ -186,8 +189,8 @@ class _Walk:
     async def _on(self, lane: Lane, windows: list[Window]) -> list[Done]:
         past_locks = self._past_locks_for > 0
         changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
-        size = {"size": self._sizer.size}
-        cursors = [window.cursor | size if lane is self._lanes[0] else None for window in windows]
+        learned = {"size": self._sizer.size, "patience": 1}
+        cursors = [window.cursor | learned if lane is self._lanes[0] else None for window in windows]
         batches = [Batch(change, cursor) for change, cursor in zip(changes, cursors, strict=True)]
         return await lane.commit(self._run, batches, pace=_pace(self._run), patience=self._patience)
 

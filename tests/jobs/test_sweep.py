@@ -539,3 +539,16 @@ async def test_a_column_named_as_one_of_the_looks_own_is_ordered_by_its_value(
         look = await windows.look(connection, target, lower=None, cutoff=cutoff, step=199, most=1000)
     assert look.values[0] == "0044-03-15 00:00:00+00 BC"
     assert (len(look.values), look.rows) == (2, 200)
+
+
+async def test_slices_too_short_for_a_window_learn_from_each_other(database: Database, sql: asyncpg.Connection) -> None:
+    """Control: with the size forgotten, each slice tried a window that took too long, for ever."""
+    await dense(sql, rows=2000)
+    await _slow_trigger(sql, "0.002")
+    life = life_of(database)
+    life.slice_length = timedelta(milliseconds=50)
+    await accept(life, "purge-old-deleted", "run", policy="t", pace="full")
+    for _ in range(300):
+        if not isinstance(await life.serve("run"), Again):
+            break
+    assert (await row(life, "run")).rows_done == 1000
