@@ -103,12 +103,18 @@ PAUSE = text("""
     UPDATE lowtide.run SET state = 'paused', lease_until = NULL, wait_reason = :wait_reason, requested_action = NULL
     WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
+# Where an operator has asked for something meanwhile, that is what becomes of the run.
 PUT_BACK = text("""
     UPDATE lowtide.run
-    SET state = 'queued', lease_until = NULL, not_before = clock_timestamp() + CAST(:delay AS interval),
-        wait_reason = :wait_reason, attempt = CASE WHEN :anew THEN 1 ELSE attempt + :attempts END,
+    SET state = CASE requested_action WHEN 'pause' THEN 'paused' WHEN 'cancel' THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE requested_action WHEN 'cancel' THEN clock_timestamp() END,
+        requested_action = NULL, lease_until = NULL, not_before = clock_timestamp() + CAST(:delay AS interval),
+        wait_reason = CASE requested_action WHEN 'pause' THEN 'paused by an operator' WHEN 'cancel' THEN NULL
+                                            ELSE :wait_reason END,
+        attempt = CASE WHEN :anew THEN 1 ELSE attempt + :attempts END,
         error = coalesce(CAST(:error AS jsonb), error)
     WHERE id = :id AND lease_token = :token AND state = 'running'
+    RETURNING state
 """)
 
 
@@ -203,10 +209,17 @@ async def put_back(
     wait_reason: str | None = None,
     error: dict[str, Any] | None = None,
     got_on: bool = False,
-) -> None:
-    """Back to `queued` with the cursor kept. With an `error` it has cost an attempt; where it got on, the first one."""
+) -> str:
+    """Back to `queued` with the cursor kept, or to what an operator has asked for; return the state.
+
+    With an `error` it has cost an attempt; where it got on, the first one.
+    """
     values = {"delay": delay, "wait_reason": wait_reason, "error": as_jsonb(error), "attempts": int(error is not None)}
-    await _fenced(session, PUT_BACK, claim, **values, anew=got_on)
+    row = (await session.execute(PUT_BACK, _key(claim) | values | {"anew": got_on})).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    state: str = row.state
+    return state
 
 
 async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values: Any) -> None:  # noqa: ANN401 - a statement, and its parameters

@@ -73,6 +73,7 @@ class Run(SQLModel, table=True):
     batches: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
     attempt: int = Field(default=0, nullable=False, sa_column_kwargs={"server_default": "0"})
     wait_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    requested_action: str | None = Field(default=None, sa_column=_text(nullable=True))
     result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
     scheduled_for: datetime | None = Field(default=None, sa_column=_instant())

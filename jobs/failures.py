@@ -14,6 +14,7 @@ Refused
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over
+Steered            not a failure: an operator has asked for the run to be paused or cancelled
 """
 
 import asyncio
@@ -77,6 +78,10 @@ class SliceOver(Exception):
 
 class Waiting(Exception):
     """PostgreSQL, or somebody else's lock, keeps the run from going on; the message says what."""
+
+
+class Steered(Exception):
+    """An operator has asked for the run to stop; its cursor is committed, and the ledger knows what becomes of it."""
 
 
 def is_passing(error: BaseException) -> bool:

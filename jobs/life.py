@@ -24,6 +24,7 @@ from jobs.failures import (
     LOCKED,
     Refused,
     SliceOver,
+    Steered,
     TasksMissing,
     Waiting,
     as_error,
@@ -145,12 +146,13 @@ class Life:
 
     async def _work(self, run: Run) -> Ending:
         try:
+            run.heed()  # what the holder before was asked, and did not live to hear
             async with heartbeat(run):
                 result = await self._perform(run)
             if not run.finished:
                 async with run.transaction() as session:
                     await run.succeed(session, result)
-        except SliceOver:
+        except (SliceOver, Steered):
             return await self._put_back(run)
         except Waiting as exc:
             return await self._put_back(run, delay=self._until_next_look, wait_reason=str(exc))
@@ -222,7 +224,7 @@ class Life:
             async with self.database.sessions.begin() as session:
                 told = None if error is None else as_error(error)
                 got_on = run.batches > run.claim.batches
-                await leases.put_back(
+                state = await leases.put_back(
                     session, run.claim, delay=delay, wait_reason=wait_reason, error=told, got_on=got_on
                 )
         except Exception as exc:
@@ -230,7 +232,9 @@ class Life:
                 raise
             log.warning("run.left", run=run.id, error=server_message(exc))
             return Again(self.lease)
-        return Again(delay)
+        if state == "cancelled":
+            return await self._finished(run)
+        return Parked() if state == "paused" else Again(delay)
 
     async def _finished(self, run: Run) -> Ending:
         async with self.database.sessions.begin() as session:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import leases
 from db.batches import Batch, Done, commit
 from db.engine import Database
-from jobs.failures import SliceOver
+from jobs.failures import SliceOver, Steered
 
 log = structlog.get_logger()
 
@@ -94,7 +94,13 @@ class Run:
             for name, count in did.counted.items():
                 self.counters[name] = self.counters.get(name, 0) + count
             log.debug("batch.committed", run=self.id, rows=did.changed, seconds=did.seconds)
+        self.heed()
         return done
+
+    def heed(self) -> None:
+        """Raises Steered where an operator has asked for the run to stop."""
+        if self.wishes.requested_action is not None:
+            raise Steered(self.wishes.requested_action)
 
     async def look_again(self) -> None:
         """After an error, when nobody told which batches before it stand. Raises RunFenced.
@@ -135,6 +141,7 @@ class Run:
         async with self.database.sessions.begin() as session:
             self.wishes = await leases.wait(session, self.claim, wait_reason=wait_reason, lease=self.lease)
         self.renewed_at = time.monotonic()
+        self.heed()
 
     async def rest(self, seconds: float) -> None:
         """Give way between batches, outside of any transaction. Raises SliceOver when the run's turn has ended."""

@@ -46,7 +46,10 @@ for command in (
     runs.runs,
     runs.show,
     steer.pace,
+    steer.pause,
     steer.resume,
+    steer.cancel,
+    steer.retry,
 ):
     app.command()(command)
 

@@ -1,10 +1,13 @@
-"""`lowtide pace` and `lowtide resume`: what an operator does to a run from outside."""
+"""`lowtide pace`, `pause`, `resume`, `cancel` and `retry`: what an operator does to a run from outside."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import runs, steering
 from db.engine import Database
@@ -44,19 +47,45 @@ def pace(
     asyncio.run(changed())
 
 
+def pause(run_id: Run, as_json: Json = False) -> None:
+    """Stop a run where it is, within one batch; `lowtide resume` lets it go on."""
+    _steer(steering.pause, run_id, wanted="a queued or a running one", as_json=as_json)
+
+
+def cancel(run_id: Run, as_json: Json = False) -> None:
+    """End a run, within one batch. What its committed batches have done stays."""
+    _steer(steering.cancel, run_id, wanted="one that has not ended", as_json=as_json)
+
+
 def resume(run_id: Run, as_json: Json = False) -> None:
     """Let a paused run go on where it stopped."""
+    _steer(steering.resume, run_id, wanted="a paused one", rings=True, as_json=as_json)
 
-    async def resumed() -> None:
+
+def retry(
+    run_id: Run,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Forget its cursor and its counters.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a failed or cancelled run go on where it stopped."""
+    steer = partial(steering.retry, from_start=from_start)
+    _steer(steer, run_id, wanted="a failed or cancelled one that has a payload", rings=True, as_json=as_json)
+
+
+Steer = Callable[[AsyncSession, str], Awaitable[bool]]
+
+
+def _steer(steer: Steer, run_id: str, *, wanted: str, rings: bool = False, as_json: bool) -> None:
+    async def steered() -> None:
         settings = session.load()
         async with session.database(settings) as database:
             async with database.sessions.begin() as opened:
-                done = await steering.resume(opened, run_id)
-            if done and (why := await session.ring(settings, run_id)):
+                done = await steer(opened, run_id)
+            if done and rings and (why := await session.ring(settings, run_id)):
                 output.say(f"warning: {why}. A worker finds the run at its next tick.")
-            await _report(database, run_id, done=done, wanted="a paused one", as_json=as_json)
+            await _report(database, run_id, done=done, wanted=wanted, as_json=as_json)
 
-    asyncio.run(resumed())
+    asyncio.run(steered())
 
 
 async def _report(database: Database, run_id: str, *, done: bool, wanted: str, as_json: bool) -> None:
@@ -68,5 +97,7 @@ async def _report(database: Database, run_id: str, *, done: bool, wanted: str, a
         raise NotToBeSteered(f"run {run_id} is {run.state}; this is for {wanted}")
     if as_json:
         output.print_json(output.run_as_json(await read(database, run_id)))
-    else:
+    elif run.requested_action is None:
         output.say(f"run {run_id} is {run.state}")
+    else:
+        output.say(f"run {run_id} is {run.state}; its worker has been asked to {run.requested_action} it")
