@@ -1,7 +1,8 @@
 """The one place where connections to PostgreSQL are made: the URL, the session's settings, engine and pools."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -45,6 +46,7 @@ SESSION = {
     "tcp_keepalives_count": "3",
 }
 CONNECT_TIMEOUT_S = 10.0
+CHANNEL = "lowtide"  # of NOTIFY, as lowtide.accept has it
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,21 @@ class Database:
                     await driver.execute("".join(f"RESET {name};" for name in settings) + _settings(SESSION))
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                     driver.terminate()
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` once it listens, and for each NOTIFY of `lowtide.enqueue`, until the connection ends.
+
+        On a connection of its own, outside of the pool. Raises what the driver raises.
+        """
+        connection = await open_connection(self.address, application_name="lowtide listener")
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
+        try:
+            await connection.add_listener(CHANNEL, lambda *_: heard())
+            heard()  # for what was said while nobody listened
+            await ended.wait()
+        finally:
+            connection.terminate()
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -1,7 +1,7 @@
-"""The dispatcher: the slow tick that makes Redis dispensable. Every worker has one; together they do no harm."""
+"""The dispatcher: what makes Redis dispensable. Every worker has one; together they do no harm."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from db import runs
 from db.engine import Database
 from db.faults import server_message
+from jobs.background import alongside
 from jobs.failures import is_passing
 from jobs.policies import Policy
 from worker import schedules
@@ -20,27 +21,46 @@ log = structlog.get_logger()
 
 # The most that one tick rings for. More are due only after an outage, and the next tick takes the next ones.
 MOST_RUNS = 500
+# Between two ticks, however often somebody enqueues: one look finds all that came meanwhile.
+SHORTEST_GAP_S = 0.01
+LISTEN_AGAIN_S = 1.0
 
 
 class Dispatcher:
-    """Rings for runs that are due and have no doorbell, for runs whose lease ended, and for schedules."""
+    """Rings for runs that are due and have no doorbell, for runs whose lease ended, and for schedules.
+
+    At once when PostgreSQL tells that a run was enqueued, and else at each tick. `rang` is told of every ring.
+    """
 
     def __init__(
-        self, database: Database, doorbells: Doorbells, *, jobs: Sequence[str], policies: tuple[Policy, ...]
+        self,
+        database: Database,
+        doorbells: Doorbells,
+        *,
+        jobs: Sequence[str],
+        policies: tuple[Policy, ...],
+        rang: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._doorbells = doorbells
         self._jobs = jobs
         self._policies = policies
+        self._rang = rang
+        self._notified = asyncio.Event()
 
     async def tick(self) -> int:
         """Fire schedules, then ring; return for how many runs it rang. Raises what the servers raise."""
         await schedules.fire(self._database, self._policies)
         await self._doorbells.surface_the_never_due()
+        return await self.ring()
+
+    async def ring(self) -> int:
+        """Ring for what is due; return for how many runs that was."""
         due = await self._due()
         rung = await self._doorbells.ring(due) if due else 0
         if rung:
             log.debug("dispatcher.rang", runs=rung)
+            self._rang()
         return rung
 
     async def any_due(self) -> bool:
@@ -51,14 +71,34 @@ class Dispatcher:
             return await runs.due(session, jobs=self._jobs, most=MOST_RUNS)
 
     async def run(self, *, every: timedelta) -> None:
-        """Tick until cancelled. A server that is away is tried again at the next tick."""
+        """Tick, and ring when told to, until cancelled. A server that is away is tried again at the next tick."""
+        clock = asyncio.get_running_loop().time
+        async with alongside(self._listen()):
+            while True:
+                await self._kept_alive(self.tick)
+                next_tick = clock() + every.total_seconds()
+                while (left_s := next_tick - clock()) > 0:
+                    try:
+                        await asyncio.wait_for(self._notified.wait(), left_s)
+                    except TimeoutError:
+                        break
+                    self._notified.clear()
+                    await self._kept_alive(self.ring)
+                    await asyncio.sleep(SHORTEST_GAP_S)
+
+    async def _kept_alive(self, work: Callable[[], Awaitable[object]]) -> None:
+        """A server that is away, or one bad look, must not end good runs."""
+        try:
+            await work()
+        except (RedisError, OSError) as exc:
+            log.warning("dispatcher.waiting", error=str(exc))
+        except Exception as exc:
+            if not (isinstance(exc, DBAPIError) or is_passing(exc)):
+                raise
+            log.warning("dispatcher.waiting", error=server_message(exc))
+
+    async def _listen(self) -> None:
+        """Be told of what is enqueued. Without it each tick finds the same, later."""
         while True:
-            try:
-                await self.tick()
-            except (RedisError, OSError) as exc:
-                log.warning("dispatcher.waiting", error=str(exc))
-            except Exception as exc:
-                if not (isinstance(exc, DBAPIError) or is_passing(exc)):  # a bad tick must not end good runs
-                    raise
-                log.warning("dispatcher.waiting", error=server_message(exc))
-            await asyncio.sleep(every.total_seconds())
+            await self._kept_alive(lambda: self._database.listen(self._notified.set))
+            await asyncio.sleep(LISTEN_AGAIN_S)

@@ -93,20 +93,27 @@ async def work(settings: Settings, *, burst: bool = False) -> int:
 
 async def _consume(given: Servers, life: Life, settings: Settings, *, burst: bool) -> int:
     consumer = QueueWorker(life, given.redis, queue=given.queue, parallel_runs=settings.parallel_runs)
-    dispatcher = Dispatcher(given.database, consumer.doorbells, jobs=list(life.jobs), policies=known_policies.DEFAULT)
+    dispatcher = Dispatcher(
+        given.database,
+        consumer.doorbells,
+        jobs=list(life.jobs),
+        policies=known_policies.DEFAULT,
+        rang=consumer.woken.set,
+    )
     async with AsyncExitStack() as stack:
-        stack.enter_context(_signals_set(life.stopping))
+        stack.enter_context(_signals_set(life.stopping, consumer.woken))
         ticking = await stack.enter_async_context(alongside(dispatcher.run(every=settings.tick)))
         stack.push_async_callback(consumer.drain, within=settings.shutdown)
         log.info("worker.started", worker=life.worker, queue=given.queue, jobs=sorted(life.jobs))
         while not life.stopping.is_set():
             if ticking.done():
                 ticking.result()
+            consumer.woken.clear()
             await consumer.poll()
             if burst and consumer.idle and not await _more_to_do(consumer, dispatcher):
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(life.stopping.wait(), POLL.total_seconds())
+                await asyncio.wait_for(consumer.woken.wait(), POLL.total_seconds())
     log.info("worker.stopped", succeeded=consumer.succeeded, failed=consumer.failed, removed=consumer.removed)
     return 1 if burst and consumer.failed else 0
 
@@ -160,7 +167,7 @@ async def require_ledger(database: Database) -> None:
 
 
 @contextlib.contextmanager
-def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
+def _signals_set(stopping: asyncio.Event, woken: asyncio.Event) -> Iterator[None]:
     """SIGTERM and SIGINT end the open batches; the process then leaves by itself. A second signal does not wait."""
     loop = asyncio.get_running_loop()
 
@@ -169,6 +176,7 @@ def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
             raise SystemExit(128 + number)
         log.info("worker.stopping", signal=number.name)
         stopping.set()
+        woken.set()
 
     handled = (signal.SIGTERM, signal.SIGINT)
     for number in handled:

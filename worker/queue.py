@@ -55,6 +55,7 @@ class QueueWorker(Worker):
         self.doorbells = Doorbells(redis, queue)
         self.in_progress_timeout_s = life.lease.total_seconds()
         self.inbox = Inbox(life, self.doorbells)
+        self.woken = asyncio.Event()  # there may be something to poll for
         self.succeeded = 0
         self._failed = 0
         self._faults = 0
