@@ -4,8 +4,10 @@
 """
 
 import json
+import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,17 @@ def draw(foreground: dict[str, dict[str, float]]) -> str:
     names = [name for name in COLOURS if name in foreground]
     idle = foreground[IDLE]["p99_ms"]
     speeds = [foreground[name]["rows_per_s"] for name in names]
+    slowest, fastest = min(speeds), max(speeds)
+    highest = max(foreground[name]["p99_ms"] for name in names)
     chart = pygal.XY(
         title="What others feel of a purge (99th percentile of their statements), and its speed",
         x_title="rows purged per second",
         y_title="others' p99, ms",
         logarithmic=True,
-        xrange=(min(speeds) / 2, max(speeds) * 2),
-        range=(1, 2 * max(foreground[name]["p99_ms"] for name in names)),
+        xrange=(slowest / 3, fastest * 6),  # on the right a name needs its place
+        range=(1, 2 * highest),
+        x_labels=_ticks(slowest / 3, fastest * 6, (1,)),
+        y_labels=_ticks(1, 2 * highest, (1, 2, 5)),
         width=900,
         height=480,
         dots_size=7,
@@ -38,16 +44,22 @@ def draw(foreground: dict[str, dict[str, float]]) -> str:
         show_legend=False,
         js=[],
         style=Style(colors=(*(COLOURS[name] for name in names), "#999999"), value_label_font_size=13),
+        x_value_formatter=lambda value: f"{value:,.0f}",
         value_formatter=lambda value: f"{value:,.0f}",
     )
     for name in names:
         chart.add(name, [{"value": (foreground[name]["rows_per_s"], foreground[name]["p99_ms"]), "label": name}])
-    line = [(min(speeds) / 2, idle), (max(speeds) * 2, idle)]
-    chart.add(
-        "nobody purges", [{"value": line[0]}, {"value": line[1], "label": "nobody purges"}], stroke=True, dots_size=0
-    )
+    ends = (slowest / 3, idle), (fastest * 6, idle)
+    line = [{"value": ends[0], "label": "nobody purges"}, {"value": ends[1]}]
+    chart.add("nobody purges", line, stroke=True, dots_size=0)
     svg: str = chart.render(is_unicode=True)
     return re.sub(r"<script.*?</script>|<!--.*?-->", "", svg, flags=re.DOTALL)
+
+
+def _ticks(low: float, high: float, steps: Sequence[int]) -> list[float]:
+    """Round numbers of a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    return [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
 
 
 def main(results: Path, out: Path) -> None:
