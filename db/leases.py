@@ -79,6 +79,14 @@ FREEZE = text("""
     WHERE id = :id AND lease_token = :token AND state = 'running'
     RETURNING cutoff, pace, max_rows, max_seconds, requested_action
 """)
+# Of two that begin at the same moment the first one's commit decides; the second waits for it here.
+QUEUE_UP = text("SELECT pg_advisory_xact_lock(hashtextextended('lowtide.run.target ' || :target, 0))")
+AT_WORK = text("""
+    SELECT id FROM lowtide.run
+    WHERE target = :target AND id <> :id AND state = 'running' AND lease_until >= clock_timestamp()
+      AND NOT coalesce(payload @> '{"dry_run": true}', false)
+    ORDER BY started_at LIMIT 1
+""")
 ADVANCE = text("""
     UPDATE lowtide.run SET cursor = CAST(:cursor AS jsonb), rows_expected = coalesce(:rows_expected, rows_expected)
     WHERE id = :id AND lease_token = :token AND state = 'running'
@@ -100,7 +108,8 @@ WAIT = text("""
     RETURNING pace, max_rows, max_seconds, requested_action
 """)
 PAUSE = text("""
-    UPDATE lowtide.run SET state = 'paused', lease_until = NULL, wait_reason = :wait_reason, requested_action = NULL
+    UPDATE lowtide.run
+    SET state = 'paused', target = NULL, lease_until = NULL, wait_reason = :wait_reason, requested_action = NULL
     WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
 # Where an operator has asked for something meanwhile, that is what becomes of the run.
@@ -108,7 +117,8 @@ PUT_BACK = text("""
     UPDATE lowtide.run
     SET state = CASE requested_action WHEN 'pause' THEN 'paused' WHEN 'cancel' THEN 'cancelled' ELSE 'queued' END,
         finished_at = CASE requested_action WHEN 'cancel' THEN clock_timestamp() END,
-        requested_action = NULL, lease_until = NULL, not_before = clock_timestamp() + CAST(:delay AS interval),
+        requested_action = NULL, target = NULL, lease_until = NULL,
+        not_before = clock_timestamp() + CAST(:delay AS interval),
         wait_reason = CASE requested_action WHEN 'pause' THEN 'paused by an operator' WHEN 'cancel' THEN NULL
                                             ELSE :wait_reason END,
         attempt = CASE WHEN :anew THEN 1 ELSE attempt + :attempts END,
@@ -163,6 +173,13 @@ async def freeze(
         raise RunFenced(claim.id)
     facts = _facts(row)
     return facts["cutoff"], facts["wishes"]
+
+
+async def at_work_on(session: AsyncSession, claim: Claim, *, target: str) -> str | None:
+    """Another run that changes the table now; until the transaction ends no other begins to."""
+    await session.execute(QUEUE_UP, {"target": target})
+    other: str | None = (await session.execute(AT_WORK, {"target": target, "id": claim.id})).scalar_one_or_none()
+    return other
 
 
 async def advance(

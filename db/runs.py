@@ -49,7 +49,6 @@ GLANCE = text("""
            (CASE state WHEN 'running' THEN lease_until ELSE not_before END) - clock_timestamp() AS due_in
     FROM lowtide.run WHERE id = :id
 """)
-WAS_IN_USE = text("SELECT EXISTS (SELECT FROM lowtide.run WHERE created_at < :at)")
 PARK = text("""
     UPDATE lowtide.run SET wait_reason = :wait_reason
     WHERE id = :id AND state = 'queued' AND wait_reason IS DISTINCT FROM :wait_reason
@@ -125,11 +124,6 @@ async def get(session: AsyncSession, run_id: str) -> Run | None:
 async def standing(session: AsyncSession, run_id: str) -> Run | None:
     """The run without its payload."""
     return await session.get(Run, run_id, populate_existing=True, options=[WITHOUT_PAYLOAD])
-
-
-async def was_in_use(session: AsyncSession, *, at: datetime) -> bool:
-    """Whether the ledger held a run at that time already."""
-    return bool((await session.execute(WAS_IN_USE, {"at": at})).scalar_one())
 
 
 async def newest(

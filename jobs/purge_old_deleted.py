@@ -15,7 +15,7 @@ from db.leases import Wishes
 from jobs import pace as paces
 from jobs import passes
 from jobs.dry_run import count
-from jobs.failures import ApprovalNeeded, NotFound
+from jobs.failures import ApprovalNeeded, NotFound, Waiting
 from jobs.fields import BIGINT, Payload, Text
 from jobs.health import Health
 from jobs.policies import Policy
@@ -47,6 +47,8 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
     keep = _keep_for(payload, policy)
     wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
     async with run.database.sessions.begin() as session:
+        if not payload.dry_run and (other := await leases.at_work_on(session, run.claim, target=policy.target.name)):
+            raise Waiting(f"run {other} purges {policy.target.name} now: one at a time")
         cutoff, run.wishes = await leases.freeze(
             session, run.claim, keep=keep, policy=policy.name, target=policy.target.name, wishes=wishes
         )

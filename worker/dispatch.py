@@ -74,6 +74,7 @@ class Dispatcher:
         """Tick, and ring when told to, until cancelled. A server that is away is tried again at the next tick."""
         clock = asyncio.get_running_loop().time
         async with alongside(self._listen()):
+            await self._kept_alive(lambda: schedules.tell_missed(self._database, self._policies))
             while True:
                 await self._kept_alive(self.tick)
                 next_tick = clock() + every.total_seconds()

@@ -8,6 +8,7 @@ import structlog
 from cronsim import CronSim
 
 from db import clock, runs
+from db import schedules as standing
 from db.engine import Database
 from db.faults import Conflict
 from jobs.policies import Policy
@@ -22,6 +23,8 @@ LATEST = timedelta(hours=1)
 # Later than this, it is made up for only where lowtide was in use at that time: the first start of a new installation
 # missed nothing, and must not purge at once.
 ON_TIME = timedelta(minutes=1)
+# What was missed longer ago is not told.
+TOLD = timedelta(days=1)
 JOB = "purge-old-deleted"
 
 
@@ -37,16 +40,28 @@ class FireTime:
 
 def last_fire_time(policy: Policy, *, now: datetime) -> FireTime | None:
     """The newest fire time at or before `now`, if it is not too late for it; in UTC."""
+    return _newest(policy, since=now - LATEST, now=now)
+
+
+def _newest(policy: Policy, *, since: datetime, now: datetime) -> FireTime | None:
     if policy.schedule is None:
         return None
     zone = ZoneInfo(policy.timezone)
     newest = None
-    # From a moment before the horizon, forward: cronsim knows what daylight saving does to a local time.
-    for local in CronSim(policy.schedule, (now - LATEST).astimezone(zone)):
+    # Forward: cronsim knows what daylight saving does to a local time.
+    for local in CronSim(policy.schedule, since.astimezone(zone)):
         if local > now:
             break
         newest = FireTime(policy, local.astimezone(UTC))
     return newest
+
+
+def next_fire_time(policy: Policy, *, now: datetime) -> datetime:
+    """The first fire time after `now`, in UTC, of a policy that has a schedule."""
+    if policy.schedule is None:
+        raise ValueError(f"policy {policy.name} has no schedule")
+    local: datetime = next(CronSim(policy.schedule, now.astimezone(ZoneInfo(policy.timezone))))
+    return local.astimezone(UTC)
 
 
 async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
@@ -54,8 +69,31 @@ async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
     async with database.sessions.begin() as session:
         now = await clock.now(session)
         found = [fired for policy in policies if (fired := last_fire_time(policy, now=now)) is not None]
-        due = [fired for fired in found if now - fired.at < ON_TIME or await runs.was_in_use(session, at=fired.at)]
+        paused = await standing.paused(session) if found else set()
+        due = [
+            fired
+            for fired in found
+            if fired.policy.name not in paused
+            and (now - fired.at < ON_TIME or await standing.was_in_use(session, at=fired.at))
+        ]
     return [fired.run_id for fired in due if await _accept(database, fired)]
+
+
+async def tell_missed(database: Database, policies: tuple[Policy, ...]) -> list[FireTime]:
+    """Log the fire times of the last day that nobody saw and that it is too late for by now; return them."""
+    async with database.sessions.begin() as session:
+        now = await clock.now(session)
+        paused = await standing.paused(session)
+        missed = []
+        for policy in policies:
+            found = _newest(policy, since=now - TOLD, now=now)
+            if found is None or now - found.at < LATEST or policy.name in paused:
+                continue
+            if await standing.was_in_use(session, at=found.at) and not await standing.has_run(session, found.run_id):
+                missed.append(found)
+    for found in missed:
+        log.warning("schedule.missed", policy=found.policy.name, at=isoformat(found.at), now=isoformat(now))
+    return missed
 
 
 async def _accept(database: Database, found: FireTime) -> bool:

@@ -85,7 +85,7 @@ async def test_migrate_says_what_it_did(empty_url: str) -> None:
     first = await lowtide("migrate", "--json", database_url=empty_url)
     second = await lowtide("migrate", "--with-tasks", database_url=empty_url)
     third = await lowtide("migrate", "--with-tasks", database_url=empty_url)
-    assert (first.code, first.json) == (0, ["lowtide_0001", "lowtide_0002"])
+    assert (first.code, first.json) == (0, ["lowtide_0001", "lowtide_0002", "lowtide_0003"])
     assert (second.code, second.err) == (0, "applied: tasks_0001\n")
     assert (third.code, third.err) == (0, "up to date\n")
 
@@ -318,3 +318,35 @@ async def test_sigterm_ends_a_worker_with_0(urls: Urls) -> None:
 
 async def _started(stderr: asyncio.StreamReader) -> bool:
     return b"worker.started" in await stderr.readline()
+
+
+async def test_schedules_are_listed_paused_resumed_and_run(database_url: str, sql: asyncpg.Connection) -> None:
+    name = "old-deleted-tasks"
+    assert (await lowtide("schedules", "pause", name, database_url=database_url)).code == 0
+    (listed,) = (await lowtide("schedules", "list", "--json", database_url=database_url)).json
+    assert (listed["policy"], listed["schedule"], listed["paused"]) == (name, "30 2 * * *", True)
+    assert listed["next"].endswith("T02:30:00Z")
+    assert "yes" in (await lowtide("schedules", "list", database_url=database_url)).out
+    assert (await lowtide("schedules", "resume", name, database_url=database_url)).err == f"schedule of {name} is on\n"
+
+    made = await lowtide("schedules", "run", name, database_url=database_url)
+    assert (
+        made.code,
+        await sql.fetchval("SELECT payload ->> 'policy' FROM lowtide.run WHERE id = $1", made.out.strip()),
+    ) == (0, name)
+    assert (await lowtide("schedules", "pause", "nope", database_url=database_url)).code == 2
+
+
+async def test_runs_are_paused_resumed_cancelled_and_retried(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
+    states = []
+    for command in ("pause", "resume", "cancel", "retry"):
+        done = await lowtide(command, "night", "--json", database_url=database_url)
+        states.append((done.code, done.json["state"]))
+    assert states == [(0, "paused"), (0, "queued"), (0, "cancelled"), (0, "queued")]
+    wrong = await lowtide("retry", "night", "--json", database_url=database_url)
+    assert (wrong.code, wrong.json["error"]["type"]) == (1, "NotToBeSteered")
+
+    await sql.execute("UPDATE lowtide.run SET state = 'running', lease_until = now() + interval '1 h'")
+    asked = await lowtide("cancel", "night", database_url=database_url)
+    assert asked.err == "run night is running; its worker has been asked to cancel it\n"

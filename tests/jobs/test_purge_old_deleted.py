@@ -356,3 +356,38 @@ async def test_without_the_task_tables_the_run_says_what_to_do(life: Life, sql: 
     for ended in (purge, mark):
         assert ended.error is not None
         assert "lowtide migrate --with-tasks" in ended.error["message"]
+
+
+async def test_two_runs_never_purge_one_table_at_once(life: Life, sql: asyncpg.Connection) -> None:
+    """The second waits in the queue, and says for which; a dry run waits for nobody, and nobody for it."""
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    for run_id in ("first", "second"):
+        await accept(life, "purge-old-deleted", run_id)
+    await accept(life, "purge-old-deleted", "dry", dry_run=True)
+    await sql.execute(
+        "UPDATE lowtide.run SET state = 'running', lease_until = now() + interval '1 h', target = 'public.task', "
+        "started_at = now() WHERE id = 'first'"
+    )
+    assert isinstance(await life.serve("second"), Again)
+    waiting = await row(life, "second")
+    assert (waiting.state, waiting.wait_reason) == ("queued", "run first purges public.task now: one at a time")
+    await life.serve("dry")
+    assert (await row(life, "dry")).state == "succeeded"
+
+    await sql.execute("UPDATE lowtide.run SET lease_until = now() - interval '1 s' WHERE id = 'first'")
+    await sql.execute("UPDATE lowtide.run SET not_before = now() WHERE id = 'second'")
+    await serve_to_the_end(life, "second")
+    assert (await row(life, "second")).rows_done == 500
+
+
+async def test_of_two_that_begin_together_one_purges_first(
+    database: Database, life: Life, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+    for run_id in ("a", "b"):
+        await accept(life, "purge-old-deleted", run_id)
+    endings = await asyncio.gather(life.serve("a"), life.serve("b"))
+    rows = [(await row(life, run_id)).rows_done for run_id in ("a", "b")]
+    assert (sorted(rows), sum(isinstance(ending, Again) for ending in endings)) == ([0, 10_000], 1)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from db import schedules as standing
 from db.engine import Database
 from jobs.policies import OLD_DELETED_TASKS, Policy
 from tests.eventually import eventually
@@ -136,6 +137,38 @@ async def test_an_id_that_somebody_took_for_other_work_stops_no_worker(
 
     assert await schedules.fire(database, (hourly,)) == []
     assert await sql.fetchval("SELECT payload ->> 'days' FROM lowtide.run") == "91"
+
+
+async def test_a_paused_schedule_makes_no_runs_until_it_is_resumed(database: Database, sql: asyncpg.Connection) -> None:
+    policy = await _due(sql)
+    async with database.sessions.begin() as session:
+        await standing.pause(session, policy.name, by="operator:test")
+    assert await schedules.fire(database, (policy,)) == []
+    async with database.sessions.begin() as session:
+        await standing.resume(session, policy.name)
+    assert len(await schedules.fire(database, (policy,))) == 1
+
+
+async def test_what_was_missed_is_told(database: Database, sql: asyncpg.Connection) -> None:
+    """Of yesterday, too late for now, without a run, and in use at that time."""
+    policy = await _due(sql, minutes_ago=90)
+    await sql.execute("UPDATE lowtide.run SET created_at = now() - interval '2 days'")
+    (missed,) = await schedules.tell_missed(database, (policy,))
+    assert missed.run_id.startswith("schedule:old-deleted-tasks:")
+
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', $1)", missed.run_id)
+    assert await schedules.tell_missed(database, (policy,)) == []
+
+
+@pytest.mark.parametrize("minutes_ago", [30, 90])
+async def test_what_nobody_missed_is_not_told(database: Database, sql: asyncpg.Connection, minutes_ago: int) -> None:
+    """What is made up for still; and of a ledger that was not there at that time."""
+    policy = await _due(sql, minutes_ago=minutes_ago, in_use=minutes_ago == 30)
+    assert await schedules.tell_missed(database, (policy,)) == []
+
+
+def test_the_next_fire_time_is_the_policys() -> None:
+    assert schedules.next_fire_time(BERLIN, now=_utc("2026-07-01T00:30:00")) == _utc("2026-07-02T00:30:00")
 
 
 def _utc(text: str) -> datetime:

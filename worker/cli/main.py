@@ -13,7 +13,7 @@ from db.faults import Conflict, server_message
 from db.tasktables import MisfitTables
 from jobs.failures import is_passing
 from worker import telemetry
-from worker.cli import demo, dev, enqueue, explain, migrate, output, runs, steer, work
+from worker.cli import demo, dev, enqueue, explain, migrate, output, runs, schedules, steer, work
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
 from worker.cli.steer import NotToBeSteered
@@ -52,6 +52,9 @@ for command in (
     steer.retry,
 ):
     app.command()(command)
+
+
+app.add_typer(schedules.app, name="schedules")
 
 
 def _print_version(wanted: bool) -> None:
