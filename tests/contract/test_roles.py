@@ -69,11 +69,12 @@ async def test_the_worker_does_all_four_jobs_and_owns_nothing(
         )
         assert created.state == "succeeded", created.error
         first = (created.result or {})["ids"][0][0]
-        for job, payload in {
+        payloads: dict[str, dict[str, object]] = {
             "mark-completed": {"task_ids": [first], "requested_by": 1},
             "archive-project": {"project_id": 1, "requested_by": 1},
             "purge-old-deleted": {},
-        }.items():
+        }
+        for job, payload in payloads.items():
             ended = await run(life, job, job, **payload)
             assert ended.state == "succeeded", ended.error
             assert "unknown" not in (ended.result or {})
