@@ -5,7 +5,6 @@ The table, its index, its values, the pace and what is done to it follow from a 
 
 import asyncio
 import contextlib
-import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,10 +19,10 @@ from db.targets import Target
 from jobs.catalog import jobs
 from jobs.life import Again, Life
 from jobs.policies import Policy
+from tests.chaos.scale import times
 from tests.jobs.test_sweep import another
 from tests.ledger import accept, row
 
-SEEDS = int(os.environ.get("CHAOS_SEEDS", "6"))
 MEDDLED_S = 2.0
 
 
@@ -134,7 +133,7 @@ async def meddling(scene: Scene, database: Database) -> AsyncIterator[Meddler]:
             await at_work
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", times(6, 100))
 async def test_what_is_gone_is_what_was_eligible_and_not_restored(
     database: Database, sql: asyncpg.Connection, seed: int
 ) -> None:
