@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks import create_batch, mark_completed, memory, purge
+from benchmarks import create_batch, mark_completed, memory, purge, queue
 from benchmarks.report import Report
 from benchmarks.stage import SETTINGS, seeded, server
 from worker.embedded import Postgres
@@ -21,6 +21,7 @@ class Size:
     rows: int
     rounds: int
     purge: purge.Size
+    queue: queue.Size
 
 
 RECORD = Size(
@@ -36,6 +37,7 @@ RECORD = Size(
         slow_rounds=2,
         large_rounds=2,
     ),
+    queue=queue.Size(runs=2000, rounds=5, starts=60, idle_s=20),
 )
 QUICK = Size(
     seeded=100_000,
@@ -44,6 +46,7 @@ QUICK = Size(
     purge=purge.Size(
         dense=200_000, large=1_000_000, sparse=500_000, orm_rows=10_000, rounds=3, slow_rounds=1, large_rounds=2
     ),
+    queue=queue.Size(runs=500, rounds=3, starts=20, idle_s=10),
 )
 
 
@@ -67,6 +70,10 @@ def _of_purge(section: Callable[[Postgres, purge.Size, Report], Awaitable[None]]
     return measured
 
 
+async def _queue(postgres: Postgres, size: Size, report: Report) -> None:
+    await queue.queue(postgres, size.queue, report)
+
+
 Section = Callable[[Postgres, Size, Report], Awaitable[None]]
 SECTIONS: dict[str, Section] = {
     "jobs": jobs,
@@ -74,6 +81,7 @@ SECTIONS: dict[str, Section] = {
     "locked": _of_purge(purge.locked),
     "sparse": _of_purge(purge.sparse),
     "growth": _of_purge(purge.growth),
+    "queue": _queue,
 }
 
 

@@ -116,7 +116,7 @@ async def census(connection: asyncpg.Connection, target: Target, *, cutoff: date
     stored = " + ".join(f"coalesce(pg_column_size({quoted(name)}), 0)" for name in columns) or "0"
     row = await connection.fetchrow(
         f"SELECT count(*) AS eligible, coalesce(sum({stored} + {ROW_HEADER_BYTES}), 0)::bigint AS bytes, "
-        f"min({column})::text AS oldest, max({column})::text AS newest "
+        f"to_json(min({column})) #>> '{{}}' AS oldest, to_json(max({column})) #>> '{{}}' AS newest "
         f"FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
         cutoff,
     )

@@ -5,7 +5,7 @@ here commits, waits or reads the client's clock.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -139,7 +139,7 @@ async def claim(
     row = (await session.execute(CLAIM, values)).one_or_none()
     if row is None:
         return None
-    return Claim(**_facts(row))
+    return claimed(row._asdict())
 
 
 async def hold(session: AsyncSession, claim: Claim) -> None:
@@ -153,7 +153,7 @@ async def standing(session: AsyncSession, claim: Claim) -> Claim:
     row = (await session.execute(STANDING, _key(claim))).one_or_none()
     if row is None:
         raise RunFenced(claim.id)
-    return replace(claim, **_facts(row))
+    return replace(claim, **_facts(row._asdict()))
 
 
 async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> None:
@@ -171,7 +171,7 @@ async def freeze(
     row = (await session.execute(FREEZE, _key(claim) | values)).one_or_none()
     if row is None:
         raise RunFenced(claim.id)
-    facts = _facts(row)
+    facts = _facts(row._asdict())
     return facts["cutoff"], facts["wishes"]
 
 
@@ -245,9 +245,14 @@ async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values:
         raise RunFenced(claim.id)
 
 
-def _facts(row: Any) -> dict[str, Any]:  # noqa: ANN401 - a row of any of the statements above
-    """Its columns by name, those of an operator's wishes as one."""
-    facts = dict(row._mapping)
+def claimed(row: Mapping[str, Any]) -> Claim:
+    """What CLAIM returned."""
+    return Claim(**_facts(row))
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of any of the statements above by name, those of an operator's wishes as one."""
+    facts = dict(row)
     wishes = Wishes(*(facts.pop(name) for name in WISHES))
     return facts | {"wishes": wishes}
 

@@ -1,5 +1,7 @@
 """Bring the schema up to date: branch `lowtide` (the ledger) always, branch `tasks` when asked for."""
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -57,7 +59,8 @@ def _with_ancestors(revisions: set[str]) -> set[str]:
     return {each.revision for newest in revisions for each in script.iterate_revisions(newest, "base")}
 
 
-def heads() -> dict[str, str]:
+@cache
+def heads() -> Mapping[str, str]:
     """The newest revision of each branch that this program knows."""
     script = ScriptDirectory.from_config(_config())
     revisions = {label: revision for revision in script.walk_revisions() for label in revision.branch_labels}

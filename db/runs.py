@@ -53,6 +53,11 @@ PARK = text("""
     UPDATE lowtide.run SET wait_reason = :wait_reason
     WHERE id = :id AND state = 'queued' AND wait_reason IS DISTINCT FROM :wait_reason
 """)
+PARK_UNKNOWN = text("""
+    UPDATE lowtide.run SET wait_reason = 'no worker here knows job ''' || left(job, 100) || ''''
+    WHERE state = 'queued' AND not_before <= clock_timestamp() AND job <> ALL(:jobs) AND wait_reason IS NULL
+    RETURNING id
+""")
 DUE = text("""
     SELECT id FROM lowtide.run
     WHERE job = ANY(:jobs) AND state IN ('queued', 'running')
@@ -106,6 +111,11 @@ async def glance(session: AsyncSession, run_id: str) -> Glance | None:
 async def park(session: AsyncSession, run_id: str, *, wait_reason: str) -> None:
     """Say why a queued run waits. It stays queued, for a worker that can do it."""
     await session.execute(PARK, {"id": run_id, "wait_reason": wait_reason})
+
+
+async def park_unknown(session: AsyncSession, *, jobs: Sequence[str]) -> list[str]:
+    """Say of each run that is due and that nobody here can do why it waits; return the ids of those."""
+    return list((await session.execute(PARK_UNKNOWN, {"jobs": list(jobs)})).scalars())
 
 
 async def due(session: AsyncSession, *, jobs: Sequence[str], most: int) -> list[str]:

@@ -4,6 +4,8 @@ Where a worker holds the run it takes effect with its next batch, or its next lo
 holder whose lease has ended is fenced off: it may be alive, and must not go on.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -41,17 +43,19 @@ SET_WISHES = text("""
     UPDATE lowtide.run
     SET pace = coalesce(:pace, pace), max_rows = coalesce(:max_rows, max_rows),
         max_seconds = coalesce(:max_seconds, max_seconds)
-    WHERE id = :id AND state IN ('queued', 'running', 'paused')
+    WHERE id = :id AND job = ANY(:jobs) AND state IN ('queued', 'running', 'paused')
 """)
 RESUME = text("""
-    UPDATE lowtide.run SET state = 'queued', not_before = clock_timestamp(), wait_reason = NULL
+    UPDATE lowtide.run
+    SET state = 'queued', not_before = greatest(not_before, clock_timestamp()), wait_reason = NULL
     WHERE id = :id AND state = 'paused'
 """)
 # A run that was rejected at the door has no payload to be tried again with. Its time counts anew: max_seconds is what
 # one attempt may take.
 RETRY = text("""
     UPDATE lowtide.run
-    SET state = 'queued', not_before = clock_timestamp(), finished_at = NULL, started_at = NULL, attempt = 0,
+    SET state = 'queued', not_before = greatest(not_before, clock_timestamp()), finished_at = NULL,
+        started_at = NULL, attempt = 0,
         error = NULL, result = NULL, wait_reason = NULL, requested_action = NULL,
         cursor = CASE WHEN :from_start THEN '{}' ELSE cursor END,
         counters = CASE WHEN :from_start THEN '{}' ELSE counters END,
@@ -62,10 +66,16 @@ RETRY = text("""
 
 
 async def wish(
-    session: AsyncSession, run_id: str, *, pace: str | None, max_rows: int | None, max_seconds: int | None
+    session: AsyncSession,
+    run_id: str,
+    *,
+    jobs: Sequence[str],
+    pace: str | None,
+    max_rows: int | None,
+    max_seconds: int | None,
 ) -> bool:
-    """Change pace and limits of a run that has not ended; return whether there is one."""
-    values = {"pace": pace, "max_rows": max_rows, "max_seconds": max_seconds}
+    """Change pace and limits of a run of one of the jobs that has not ended; return whether there is one."""
+    values = {"jobs": list(jobs), "pace": pace, "max_rows": max_rows, "max_seconds": max_seconds}
     return await _changed(session, SET_WISHES, run_id, **values)
 
 

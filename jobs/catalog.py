@@ -30,6 +30,10 @@ PAYLOADS: dict[str, type[Payload]] = {
 }
 
 
+# The jobs whose runs have a pace, and limits.
+PACED = ("purge-old-deleted",)
+
+
 def jobs(policies: tuple[Policy, ...] = DEFAULT) -> dict[str, Job]:
     performers: dict[str, Callable[[Run, Any], Awaitable[dict[str, Any]]]] = {
         "create-batch": create_batch,

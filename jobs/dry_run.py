@@ -1,5 +1,6 @@
 """What a purge would do: an exact count in one snapshot. Nothing changes but the run itself."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -7,10 +8,12 @@ import asyncpg
 
 from db import estimates
 from db.faults import server_message
+from db.queryplans import Stated
 from db.targets import Target
 from jobs.failures import Refused
+from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
-from jobs.ways import choose
+from jobs.ways import choose, statements_of
 
 LONGEST_COUNT = "30min"
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
@@ -19,6 +22,16 @@ RECORDED_SPEED = {"full": 500_000.0, "gentle": 100_000.0}
 
 class CountTookTooLong(Refused):
     pass
+
+
+async def _why_refused(connection: asyncpg.Connection, target: Target, statements: Sequence[Stated]) -> str | None:
+    """Why the purge itself would not begin; None: it would."""
+    try:
+        async with connection.transaction():  # a savepoint: what fails in it does not end the count
+            await guard(connection, target, statements)
+    except (QueryPlanRefused, RightsMissing) as exc:
+        return str(exc)
+    return None
 
 
 async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
@@ -30,12 +43,14 @@ async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 table = await estimates.table(connection, target)
                 choice = await choose(connection, target, table, cutoff=cutoff)
+                refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
                 census = await estimates.census(connection, target, cutoff=cutoff)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
                 f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
             ) from exc
-    return {
+    refusal = {} if refused is None else {"refused": refused}
+    return refusal | {
         "dry_run": True,
         "purged": 0,
         "eligible": census.eligible,

@@ -11,11 +11,12 @@ from db import actors, estimates, projects, queryplans, tasks
 from db.queryplans import Stated
 from jobs.archive_project import ArchiveProject
 from jobs.create_batch import CreateBatch
+from jobs.failures import Refused
 from jobs.fields import Payload
 from jobs.mark_completed import MarkCompleted
 from jobs.policies import Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
-from jobs.queryplans import QueryPlanRefused, Verdict, guard, judge
+from jobs.purge_old_deleted import PurgeOldDeleted, keep_for, policy_for
+from jobs.queryplans import Verdict, guard, judge, require_rights
 from jobs.ways import choose, statements_of
 
 # What a window of archive-project covers in a few milliseconds.
@@ -38,14 +39,18 @@ async def explain(
 ) -> tuple[list[Explained], str | None]:
     """Each statement, and why the run itself would be refused (None: it would not).
 
-    `connection` is in autocommit. Raises NotFound for a policy or table that nobody knows.
+    `connection` is in autocommit. Raises NotFound for a policy or table that nobody knows, RightsMissing.
     """
     statements = await _statements(connection, payload, policies)
+    if isinstance(payload, PurgeOldDeleted):
+        await require_rights(connection, policy_for(payload, policies).target, statements)
     explained = [await _explained(connection, each) for each in statements]
     if isinstance(payload, PurgeOldDeleted):
+        policy = policy_for(payload, policies)
         try:
-            await guard(connection, policy_for(payload, policies).target, statements)
-        except QueryPlanRefused as exc:
+            keep_for(payload, policy)
+            await guard(connection, policy.target, statements)
+        except Refused as exc:
             return explained, str(exc)
     return explained, None
 

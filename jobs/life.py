@@ -7,15 +7,16 @@ worker that dies here leaves a lease that ends, and the next claim goes on at th
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import structlog
 from pydantic import ValidationError
 
-from db import leases, runs
+from db import calls, leases, runs
 from db.engine import Database
 from db.faults import RunFenced, server_message, sqlstate
 from jobs.catalog import Job
@@ -34,6 +35,7 @@ from jobs.failures import (
 from jobs.fields import invalid
 from jobs.heartbeat import heartbeat
 from jobs.mark_completed import ChangedMeanwhile
+from jobs.observer import NOBODY, Observer
 from jobs.run import Run
 
 log = structlog.get_logger()
@@ -85,21 +87,32 @@ class Life:
         worker: str,
         lease: timedelta = LEASE,
         slice_length: timedelta = SLICE,
+        observer: Observer = NOBODY,
     ) -> None:
         self.database = database
         self.jobs = jobs
         self.worker = worker
         self.lease = lease
         self.slice_length = slice_length
+        self.observer = observer
         self.stopping = asyncio.Event()
 
-    async def serve(self, run_id: str) -> Ending:
-        """Claim the run if it is due, and work on it for one slice."""
+    async def serve(
+        self, run_id: str, *, first: Callable[[asyncpg.Connection], Awaitable[None]] | None = None
+    ) -> Ending:
+        """Claim the run if it is due, and work on it for one slice.
+
+        `first` happens before, on the same connection; what it raises is raised.
+        """
         try:
-            async with self.database.sessions.begin() as session:
-                claim = await leases.claim(session, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker)
+            async with self.database.autocommit() as connection:
+                if first is not None:
+                    await first(connection)
+                claim = await calls.claim(
+                    connection, run_id, jobs=list(self.jobs), lease=self.lease, worker=self.worker
+                )
         except Exception as exc:
-            if sqlstate(exc) != LOCKED:
+            if sqlstate(exc) != LOCKED or first is not None:
                 raise
             return Again(timedelta(seconds=1))  # a former holder's COMMIT is in flight, and decides
         if claim is None:
@@ -127,12 +140,15 @@ class Life:
             self.database,
             self.lease,
             turn_over=lambda: self.stopping.is_set() or time.monotonic() >= slice_ends,
+            observer=self.observer,
         )
         try:
             ending = await self._work(run)
         except RunFenced:
             log.warning("run.fenced", run=run.id, job=claim.job)
             return await self._why_not(claim.id)
+        if isinstance(ending, Finished):
+            self.observer.run_ended(ending.glance.job, ending.glance.state)
         log.info(
             "run.slice",
             run=run.id,
@@ -150,8 +166,7 @@ class Life:
             async with heartbeat(run):
                 result = await self._perform(run)
             if not run.finished:
-                async with run.transaction() as session:
-                    await run.succeed(session, result)
+                await run.succeed_alone(result)
         except (SliceOver, Steered):
             return await self._put_back(run)
         except Waiting as exc:
@@ -163,7 +178,7 @@ class Life:
             raise
         except Exception as exc:
             return await self._after(run, exc)
-        return await self._finished(run)
+        return Finished(runs.Glance(run.claim.job, "succeeded", timedelta(0), run.result, None), here=True)
 
     async def _perform(self, run: Run) -> dict[str, Any]:
         job = self.jobs[run.claim.job]
@@ -188,7 +203,9 @@ class Life:
             return await self._put_back(run, delay=delay, wait_reason="retry after an error", error=error)
         if missing := missing_tables(error):
             error = TasksMissing(missing)
-        if not isinstance(error, Refused):
+        if isinstance(error, Refused):
+            log.warning("run.refused", run=run.id, job=run.claim.job, type=type(error).__name__, why=str(error))
+        else:
             log.error("run.failed", run=run.id, job=run.claim.job, **as_error(error))
         async with self.database.sessions.begin() as session:
             await leases.finish(session, run.claim, state="failed", error=as_error(error))
@@ -232,6 +249,8 @@ class Life:
                 raise
             log.warning("run.left", run=run.id, error=server_message(exc))
             return Again(self.lease)
+        if wait_reason is not None and not run.waiting:
+            self.observer.waited(wait_reason)
         if state == "cancelled":
             return await self._finished(run)
         return Parked() if state == "paused" else Again(delay)

@@ -44,7 +44,7 @@ class PurgeOldDeleted(Payload):
 
 async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...]) -> dict[str, Any]:
     policy = policy_for(payload, policies)
-    keep = _keep_for(payload, policy)
+    keep = keep_for(payload, policy)
     wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
     async with run.database.sessions.begin() as session:
         if not payload.dry_run and (other := await leases.at_work_on(session, run.claim, target=policy.target.name)):
@@ -89,7 +89,7 @@ def policy_for(payload: PurgeOldDeleted, policies: tuple[Policy, ...]) -> Policy
     raise NotFound(f"there is no {asked}; known: {known}")
 
 
-def _keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
+def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
     """Fewer days than the policy keeps would delete what it promises to keep: that needs an approval."""
     if payload.approve is not None:
         raise NotFound(f"there is no approval {payload.approve!r}; a payload can use one, never grant one")

@@ -47,11 +47,9 @@ async def guard(
     small_blocks: int = SMALL_BLOCKS,
 ) -> None:
     """Explain the statements, and look at what references the table. Raises QueryPlanRefused; nothing has run then."""
+    await require_rights(connection, target, statements)
     for given in statements:
-        try:
-            plan = await queryplans.explain(connection, given)
-        except asyncpg.InsufficientPrivilegeError as exc:
-            raise await _rights_missing(connection, target, server_message(exc)) from exc
+        plan = await queryplans.explain(connection, given)
         if not any(node["Node Type"] == "Seq Scan" for node in _nodes(plan["Plan"]) if _is_of(node, target)):
             continue
         blocks = await queryplans.blocks_of(connection, target.relation)
@@ -67,6 +65,15 @@ async def guard(
             )
             advice, index = await _advice(connection, reference.relation, reference.columns, reference.wanted_index)
             raise _refused(told, advice, statement="window", table=reference.relation, index=index)
+
+
+async def require_rights(connection: asyncpg.Connection, target: Target, statements: Sequence[Stated]) -> None:
+    """Raises RightsMissing where our role may not execute one of them: EXPLAIN asks for the same rights."""
+    for given in statements:
+        try:
+            await queryplans.explain(connection, given)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise await _rights_missing(connection, target, server_message(exc)) from exc
 
 
 async def _rights_missing(connection: asyncpg.Connection, target: Target, told: str) -> RightsMissing:
@@ -111,7 +118,9 @@ async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_b
         if node["Node Type"] == "Seq Scan":
             blocks = await queryplans.blocks_of(connection, _relation(node))
             if blocks > large_blocks:
-                found.append(("bad", f"reads {_relation(node)} from end to end ({_size(blocks)}); an index is missing"))
+                size = _size(blocks)
+                told = f"reads {_relation(node)} from end to end ({size}): an index is missing, or most of it is meant"
+                found.append(("bad", told))
         if stale := _stale(node):
             found.append(("fair", stale))
     if "Stopped After" in plan:

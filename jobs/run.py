@@ -12,10 +12,11 @@ import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import leases
+from db import calls, leases
 from db.batches import Batch, Done, commit
 from db.engine import Database
 from jobs.failures import SliceOver, Steered
+from jobs.observer import Observer
 
 log = structlog.get_logger()
 
@@ -28,13 +29,16 @@ class Run:
     database: Database
     lease: timedelta
     turn_over: Callable[[], bool]
+    observer: Observer
     cursor: dict[str, Any] = field(init=False)
     counters: dict[str, int] = field(init=False)
     rows_done: int = field(init=False)
     batches: int = field(init=False)
     wishes: leases.Wishes = field(init=False)
     finished: bool = field(init=False, default=False)
+    result: dict[str, Any] | None = field(init=False, default=None)  # of a finished one
     renewed_at: float = field(init=False)
+    waiting: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._mirror(self.claim)
@@ -74,9 +78,12 @@ class Run:
 
         Raises RunFenced when somebody has already.
         """
+        begun, rows, batches = time.monotonic(), self.rows_done, self.batches
         async with self.database.sessions.begin() as session:
             await leases.hold(session, self.claim)
             yield session
+        if self.batches > batches:  # and now they are committed
+            self.observer.batch_committed(self.claim.job, rows=self.rows_done - rows, seconds=time.monotonic() - begun)
 
     async def batch(self, connection: asyncpg.Connection, batches: Sequence[Batch]) -> list[Done]:
         """Commit windows, each with the cursor behind it; fewer than given where an operator wishes something else.
@@ -93,6 +100,7 @@ class Run:
             self.batches += 1
             for name, count in did.counted.items():
                 self.counters[name] = self.counters.get(name, 0) + count
+            self.observer.batch_committed(self.claim.job, rows=did.changed, seconds=did.seconds)
             log.debug("batch.committed", run=self.id, rows=did.changed, seconds=did.seconds)
         self.heed()
         return done
@@ -107,11 +115,13 @@ class Run:
 
         Where none does, the cursor stays: it may be ahead of the ledger's, by a pass that has begun or a second lane.
         """
-        cursor, batches = self.cursor, self.batches
+        cursor, batches, rows = self.cursor, self.batches, self.rows_done
         async with self.database.sessions.begin() as session:
             self._mirror(await leases.standing(session, self.claim))
         if self.batches == batches:
             self.cursor = cursor
+        elif self.rows_done > rows:  # fewer, where a crash of PostgreSQL has lost some that were told already
+            self.observer.batch_committed(self.claim.job, rows=self.rows_done - rows, seconds=None)
 
     async def keep(self, cursor: dict[str, Any]) -> None:
         """Commit a cursor without a batch: one before which nothing is open."""
@@ -135,12 +145,23 @@ class Run:
         self.rows_done += rows
         self.batches += batches
         self.finished = True
+        self.result = result
+
+    async def succeed_alone(self, result: dict[str, Any]) -> None:
+        """Finish after the last change: one statement, in one round trip."""
+        async with self.database.autocommit() as connection:
+            await calls.succeed(connection, self.claim, result=result)
+        self.finished = True
+        self.result = result
 
     async def wait(self, wait_reason: str | None) -> None:
         """Tell onlookers why it waits, or with None that it goes on; hear what an operator wishes by now."""
         async with self.database.sessions.begin() as session:
             self.wishes = await leases.wait(session, self.claim, wait_reason=wait_reason, lease=self.lease)
         self.renewed_at = time.monotonic()
+        if wait_reason is not None and not self.waiting:
+            self.observer.waited(wait_reason)
+        self.waiting = wait_reason is not None
         self.heed()
 
     async def rest(self, seconds: float) -> None:

@@ -52,6 +52,10 @@ class Dispatcher:
         """Fire schedules, then ring; return for how many runs it rang. Raises what the servers raise."""
         await schedules.fire(self._database, self._policies)
         await self._doorbells.surface_the_never_due()
+        async with self._database.sessions.begin() as session:
+            unknown = await runs.park_unknown(session, jobs=self._jobs)
+        for run_id in unknown:
+            log.warning("run.parked", run=run_id)
         return await self.ring()
 
     async def ring(self) -> int:

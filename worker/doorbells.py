@@ -1,27 +1,19 @@
 """The keys that arq keeps in Redis for a run, and what is done with them."""
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 
 from db.runs import Glance
-from worker import wire
+from worker import redis_url, wire
+from worker.wakeup import WakingRedis, channel
 
-# By the URL's scheme. Unless told to, redis-py takes any name in a server's certificate.
-TRANSPORT: dict[str, dict[str, Any]] = {
-    "redis": {"socket_keepalive": True},
-    "rediss": {"socket_keepalive": True, "ssl_check_hostname": True},
-    "unix": {},
-}
 # A doorbell lives as long as it may have to wait, and a day; the ledger rings again where one was lost.
 LIFETIME = timedelta(days=1)
 NO_EXPIRY = -1  # what PTTL says of a key without an end
@@ -31,22 +23,8 @@ RESULT_LIFETIME = timedelta(hours=1)
 
 
 def connect(url: str, *, queue: str, most_connections: int = 20) -> ArqRedis:
-    """A pool that survives a restart of the server: three quick retries, short timeouts, keepalive.
-
-    Nothing is opened yet; the first command does.
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=most_connections,
-        timeout=5,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        retry_on_error=[ConnectionError, TimeoutError],
-        socket_timeout=5,
-        socket_connect_timeout=3,
-        health_check_interval=30,
-        **TRANSPORT[urlsplit(url).scheme],
-    )
-    return ArqRedis(pool, job_serializer=wire.serialize, default_queue_name=queue)
+    """A client that survives a restart of the server. Nothing is opened yet; the first command does."""
+    return WakingRedis(redis_url.pool(url, most_connections=most_connections), queue=queue)
 
 
 @dataclass(frozen=True)
@@ -74,8 +52,9 @@ class Doorbells:
             for run_id in run_ids:
                 pipe.set(job_key_prefix + run_id, wire.doorbell(now), nx=True, px=LIFETIME)
                 pipe.zadd(self.queue, {run_id: now}, lt=True)  # a far one must not hold back what is due
+            pipe.publish(channel(self.queue), b"")
             added = await pipe.execute(raise_on_error=False)
-        return sum(answer == 1 for answer in added[1::2])
+        return sum(answer == 1 for answer in added[1:-1:2])
 
     async def ring_again(self, run_id: str, *, after: timedelta) -> None:
         """The run stands in the ledger and is owed another slice: score it anew, and let others go first."""
@@ -84,6 +63,7 @@ class Doorbells:
             pipe.zadd(self.queue, {run_id: now + _ms(after)})
             pipe.set(job_key_prefix + run_id, wire.doorbell(now), px=LIFETIME + after)
             pipe.delete(in_progress_key_prefix + run_id, retry_key_prefix + run_id)
+            pipe.publish(channel(self.queue), b"")
             await pipe.execute()
 
     async def postpone(self, run_id: str, *, after: timedelta) -> None:
@@ -103,6 +83,28 @@ class Doorbells:
             if result is not None:
                 pipe.set(result_key_prefix.encode() + name, result, px=RESULT_LIFETIME)
             await pipe.execute()
+
+    async def claim(self, run_ids: Sequence[str], *, lease: timedelta) -> list[str]:
+        """Mark as in progress what is still due and nobody works on, and return that.
+
+        The mark says whose it is, so that a command which is sent again after a lost connection finds its own.
+        """
+        mark = secrets.token_hex(8).encode()
+        async with self.redis.pipeline(transaction=True) as pipe:
+            for run_id in run_ids:
+                pipe.set(in_progress_key_prefix + run_id, mark, nx=True, px=lease)
+                pipe.get(in_progress_key_prefix + run_id)
+                pipe.zscore(self.queue, run_id)
+            answers = await pipe.execute(raise_on_error=False)
+        now = _now_ms()
+        marked = [
+            (run_id, isinstance(score, float) and score <= now)
+            for run_id, marked_by, score in zip(run_ids, answers[1::3], answers[2::3], strict=True)
+            if marked_by == mark
+        ]
+        if gone := [in_progress_key_prefix + run_id for run_id, due in marked if not due]:
+            await self.redis.delete(*gone)
+        return [run_id for run_id, due in marked if due]
 
     async def keep_in_progress(self, run_id: str, *, lease: timedelta) -> None:
         await self.redis.pexpire(in_progress_key_prefix + run_id, lease)

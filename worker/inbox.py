@@ -9,11 +9,12 @@ import json
 import math
 from typing import Any
 
+import asyncpg
 import structlog
 from pydantic import ValidationError
 
-from db import runs
-from db.faults import Conflict, UnfitPayload
+from db import calls, runs
+from db.faults import UnfitPayload
 from jobs.failures import as_error
 from jobs.fields import invalid
 from jobs.life import Life
@@ -50,30 +51,34 @@ class Inbox:
             await self._doorbells.forget_progress(name)
         return True
 
-    async def accept(self, run_id: str) -> bool:
-        """Write the message into the ledger; False when there is nothing to serve after that."""
+    async def read(self, run_id: str) -> wire.Envelope | wire.Rejection | None:
+        """The message; None where only an id stands in the queue."""
         raw = await self._doorbells.payload(run_id)
-        if raw is None:
+        return None if raw is None else wire.decode(raw)
+
+    async def accept(self, run_id: str, message: wire.Envelope, connection: asyncpg.Connection) -> None:
+        """Write the message into the ledger. Where the run stands there with another payload, Conflict: it stands."""
+        await calls.accept(connection, job=message.job, payload=message.payload, run_id=run_id, requested_by=BY_QUEUE)
+
+    async def turn_away(self, run_id: str, message: wire.Envelope | wire.Rejection | None) -> None:
+        """A message whose run is not in the ledger, and can't be."""
+        if message is None:
             await self._remove(run_id.encode(), "it has no payload, and the ledger does not know it")
-            return False
-        message = wire.decode(raw)
-        if isinstance(message, wire.Rejection):
+        elif isinstance(message, wire.Rejection):
             await self._reject(run_id, message)
-            return False
-        if message.job == wire.DOORBELL:
+        elif message.job == wire.DOORBELL:
             await self._remove(run_id.encode(), "it is a doorbell for a run that the ledger does not know")
-            return False
+        else:
+            await self._refuse(run_id, message)
+
+    async def _refuse(self, run_id: str, message: wire.Envelope) -> None:
+        """A payload that jsonb can't hold: PostgreSQL says once more why."""
         try:
-            async with self._life.database.sessions.begin() as session:
-                await runs.accept(
-                    session, job=message.job, payload=message.payload, run_id=run_id, requested_by=BY_QUEUE
-                )
-        except Conflict:
-            log.info("message.known", run=run_id)  # another worker was first, with another payload: the first stands
+            async with self._life.database.autocommit() as connection:
+                await self.accept(run_id, message, connection)
         except UnfitPayload as exc:
+            raw = await self._doorbells.payload(run_id) or b""
             await self._record(run_id, message.job, self._unfit(message, str(exc), raw))
-            return False
-        return True
 
     def _unfit(self, message: wire.Envelope, told: str, raw: bytes) -> dict[str, Any]:
         """Why jsonb can't hold the payload: the job's own words for its fields where it has some."""

@@ -21,9 +21,11 @@ from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.failures import is_passing
 from jobs.life import Life
-from worker import doorbells
+from worker import doorbells, redis_url, wakeup
 from worker import settings as environment
 from worker.dispatch import Dispatcher
+from worker.monitor import Monitor, monitored
+from worker.pulse import QUEUE
 from worker.queue import POLL, QueueWorker
 from worker.settings import Settings, WrongSettings
 
@@ -70,15 +72,20 @@ def open_redis(settings: Settings) -> ArqRedis:
     """Raises WrongSettings when no Redis is named: only what talks to the queue needs one."""
     if settings.redis_url is None:
         raise WrongSettings("LOWTIDE_REDIS_URL: is not set")
-    return doorbells.connect(settings.redis_url.get_secret_value(), queue=settings.queue)
+    # Each run's own command and the renewal of its mark; the poll, the listener, the dispatcher and a few to spare.
+    most = 2 * settings.parallel_runs + 8
+    return doorbells.connect(settings.redis_url.get_secret_value(), queue=settings.queue, most_connections=most)
 
 
 async def work(settings: Settings, *, burst: bool = False) -> int:
     """Consume until a signal, or with `burst` until nothing is due; return the exit code.
 
-    Raises Unreachable when a server does not answer within 30 s, and NotMigrated.
+    Raises Unreachable when a server does not answer within 30 s, NotMigrated, and WrongSettings where a port is taken.
     """
-    async with servers(settings) as given:
+    async with (
+        servers(settings) as given,
+        monitored(settings.http, given.database, given.redis, policies=known_policies.DEFAULT) as monitor,
+    ):
         await reach(given, within=START_WITHIN)
         await require_ledger(given.database)
         life = Life(
@@ -87,12 +94,17 @@ async def work(settings: Settings, *, burst: bool = False) -> int:
             worker=environment.process_name(),
             lease=settings.lease,
             slice_length=settings.slice,
+            observer=monitor.metrics,
         )
-        return await _consume(given, life, settings, burst=burst)
+        return await consume(given, life, settings, burst=burst, monitor=monitor)
 
 
-async def _consume(given: Servers, life: Life, settings: Settings, *, burst: bool) -> int:
+async def consume(
+    given: Servers, life: Life, settings: Settings, *, burst: bool, monitor: Monitor | None = None
+) -> int:
     consumer = QueueWorker(life, given.redis, queue=given.queue, parallel_runs=settings.parallel_runs)
+    monitor = monitor or Monitor()
+    monitor.follow(consumer)
     dispatcher = Dispatcher(
         given.database,
         consumer.doorbells,
@@ -103,13 +115,17 @@ async def _consume(given: Servers, life: Life, settings: Settings, *, burst: boo
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals_set(life.stopping, consumer.woken))
         ticking = await stack.enter_async_context(alongside(dispatcher.run(every=settings.tick)))
+        hearing = wakeup.listen(given.redis, given.queue, woken=consumer.woken.set)
+        listening = await stack.enter_async_context(alongside(hearing))
         stack.push_async_callback(consumer.drain, within=settings.shutdown)
         log.info("worker.started", worker=life.worker, queue=given.queue, jobs=sorted(life.jobs))
         while not life.stopping.is_set():
-            if ticking.done():
-                ticking.result()
+            for beside in (ticking, listening):
+                if beside.done():
+                    beside.result()
             consumer.woken.clear()
             await consumer.poll()
+            monitor.pulse.sign(QUEUE)
             if burst and consumer.idle and not await _more_to_do(consumer, dispatcher):
                 break
             with contextlib.suppress(TimeoutError):
@@ -156,8 +172,7 @@ async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]],
 
 
 def redis_server(redis: ArqRedis) -> str:
-    where = redis.connection_pool.connection_kwargs
-    return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+    return redis_url.server(redis.connection_pool)
 
 
 async def require_ledger(database: Database) -> None:

@@ -1,13 +1,15 @@
-"""The queue worker: arq's polling and claiming, with everything that it does to a message replaced by ours.
+"""The queue worker: arq's worker, with its polling, its claiming and what it does to a message replaced by ours.
 
-arq picks due ids and marks them in progress; what an id means, the ledger says. So nothing that stands in Redis is
+Due ids are marked in progress, as arq marks them; what an id means, the ledger says. So nothing that stands in Redis is
 executed or believed, and losing all of it loses no accepted run.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,18 +17,21 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 from redis.exceptions import RedisError, ResponseError
 
-from db.faults import server_message
+from db.faults import Conflict, UnfitPayload, server_message
 from jobs.background import alongside
 from jobs.failures import as_error, is_passing
-from jobs.life import Again, Finished, Life, Parked, Unknown
+from jobs.life import Again, Ending, Finished, Life, Parked, Unknown
 from worker import wire
 from worker.doorbells import Doorbells, Message, result_message
 from worker.inbox import Inbox
 
 log = structlog.get_logger()
 
-POLL = timedelta(milliseconds=50)
+# Who rings as we do is heard at once. This is for foreign clients, which write the two keys and tell nobody: they wait
+# half of it at the median, and a worker without work needs one command for it.
+POLL = timedelta(milliseconds=75)
 PAGE = 100
+AHEAD = 20  # ids that are looked at beyond those in hand, so that the next places are filled in one round trip
 ROLLBACK_WITHIN_S = 1.0
 CANCELLATIONS = 2
 LONGEST_WAIT_FOR_REDIS_S = 5.0
@@ -53,12 +58,13 @@ class QueueWorker(Worker):
         )
         self.life = life
         self.doorbells = Doorbells(redis, queue)
-        self.in_progress_timeout_s = life.lease.total_seconds()
         self.inbox = Inbox(life, self.doorbells)
         self.woken = asyncio.Event()  # there may be something to poll for
         self.succeeded = 0
         self._failed = 0
         self._faults = 0
+        self._ahead: list[str] = []  # ids that were looked at and may be claimed
+        self._looked_at = 0.0
 
     @property
     def failed(self) -> int:
@@ -80,17 +86,10 @@ class QueueWorker(Worker):
                 log.warning("redis.away", error=str(exc))
             self._faults += 1
             await asyncio.sleep(min(LONGEST_WAIT_FOR_REDIS_S, 0.1 * 2 ** min(self._faults, 10)))
-            self._free_lost_places()
         else:
             if self._faults:
                 log.info("redis.back", faults=self._faults)
             self._faults = 0
-
-    def _free_lost_places(self) -> None:
-        """arq counts a place as taken before it asks Redis, and forgets it when that fails."""
-        open_runs = sum(not task.done() for task in self.tasks.values())
-        for _ in range(self.job_counter - open_runs):
-            self._release_sem_dec_counter_on_complete()
 
     async def _set_aside(self, error: Exception) -> bool:
         """Whether the queue's key was in the way, being no queue, and no longer is."""
@@ -103,18 +102,25 @@ class QueueWorker(Worker):
         return False
 
     async def _poll_iteration(self) -> None:
-        """arq's, but for looking past the ids that others work on: it would see the first hundred alone."""
+        """In place of arq's: as many ids as there are free places, and on past those that others work on."""
         for name, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[name]
-        start = 0
-        while self.allow_pick_jobs and self.job_counter < self.max_jobs and not self.life.stopping.is_set():
-            page = await self.doorbells.due(start=start, most=PAGE)
+        if self._looked_at < time.monotonic() - POLL.total_seconds():
+            self._ahead = []
+        await self._claim_from(self._ahead)
+        start, most = 0, AHEAD + len(self.tasks)
+        while self._free_places and self.allow_pick_jobs and not self.life.stopping.is_set():
+            page = await self.doorbells.due(start=start, most=most)
             await self.start_jobs(page)
-            start += len(page)
-            if len(page) < PAGE:
+            if len(page) < most:
                 break
+            start, most = start + len(page), PAGE
         await self.heart_beat()
+
+    @property
+    def _free_places(self) -> int:
+        return self.max_jobs - sum(not task.done() for task in self.tasks.values())
 
     @property
     def idle(self) -> bool:
@@ -134,8 +140,21 @@ class QueueWorker(Worker):
                 _, late = await asyncio.wait(late, timeout=ROLLBACK_WITHIN_S / CANCELLATIONS)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Only what can be a message of ours reaches arq, which fails on the rest."""
-        await super().start_jobs(await self._screened([name for name in job_ids if not self._is_open(name)]))
+        """Start what can be a message of ours and nobody works on, as far as places are free.
+
+        What is left over is tried first at the next poll: to claim it takes one round trip, and looks again.
+        """
+        names = await self._screened([name for name in job_ids if not self._is_open(name)])
+        self._ahead, self._looked_at = [name.decode() for name in names], time.monotonic()
+        await self._claim_from(self._ahead)
+
+    async def _claim_from(self, run_ids: list[str]) -> None:
+        while run_ids and (free := self._free_places) and self.allow_pick_jobs and not self.life.stopping.is_set():
+            wanted = run_ids[:free]
+            del run_ids[:free]
+            for run_id in await self.doorbells.claim(wanted, lease=self.life.lease):
+                self.tasks[run_id] = task = asyncio.create_task(self.run_job(run_id))
+                task.add_done_callback(lambda _: self.woken.set())  # a place is free
 
     def _is_open(self, name: bytes) -> bool:
         return name.decode(errors="replace") in self.tasks
@@ -160,7 +179,7 @@ class QueueWorker(Worker):
             await asyncio.sleep(WAIT_FOR_POSTGRESQL.total_seconds())
             return False
 
-    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002 - arq's signature
+    async def run_job(self, job_id: str, score: int = 0) -> None:  # noqa: ARG002 - arq's signature
         """Serve one message. Whatever goes wrong concerns this message alone."""
         try:
             async with self._kept_in_progress(job_id):
@@ -180,11 +199,11 @@ class QueueWorker(Worker):
                 await self.doorbells.postpone(job_id, after=WAIT_FOR_POSTGRESQL)
 
     async def _serve(self, run_id: str) -> None:
-        ending = await self.life.serve(run_id)
+        message = await self.inbox.read(run_id)
+        ending = await self._served(run_id, message)
         if isinstance(ending, Unknown):
-            if not await self.inbox.accept(run_id):
-                return
-            ending = await self.life.serve(run_id)
+            await self.inbox.turn_away(run_id, message)
+            return
         match ending:
             case Finished(glance, here):
                 if here:
@@ -193,8 +212,15 @@ class QueueWorker(Worker):
                 await self.doorbells.remove(run_id, result=result_message(run_id, glance, queue=self.doorbells.queue))
             case Again(after):
                 await self.doorbells.ring_again(run_id, after=after)
-            case Parked() | Unknown():
+            case Parked():
                 await self.doorbells.remove(run_id)
+
+    async def _served(self, run_id: str, message: wire.Envelope | wire.Rejection | None) -> Ending:
+        """Accepted and claimed in one transaction where the message has a payload; else it is a bell."""
+        if isinstance(message, wire.Envelope) and message.job != wire.DOORBELL:
+            with contextlib.suppress(Conflict, UnfitPayload):
+                return await self.life.serve(run_id, first=partial(self.inbox.accept, run_id, message))
+        return await self.life.serve(run_id)
 
     @contextlib.asynccontextmanager
     async def _kept_in_progress(self, run_id: str) -> AsyncIterator[None]:

@@ -2,19 +2,21 @@
 
 import getpass
 import os
+import re
 import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.engine import Address
+from worker import redis_url
 
 DEFAULT_POLICIES = Path("lowtide.toml")
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+HTTP_ADDRESS = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):)?(?P<port>[0-9]{1,5})")
+HIGHEST_PORT = 65_535
 
 
 class WrongSettings(Exception):
@@ -27,14 +29,16 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    try:
-        parts = urlsplit(value.get_secret_value())
-        _ = parts.port
-    except ValueError:  # its message would show the whole URL
-        raise ValueError("the host or the port of this URL can't be read") from None
-    if parts.scheme not in REDIS_SCHEMES:
-        raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+    redis_url.check(value.get_secret_value())
     return value
+
+
+def _http(value: str) -> str:
+    """A port alone means this machine alone: what is told there is for those who run it."""
+    found = HTTP_ADDRESS.fullmatch(value)
+    if found is None or not 1 <= int(found["port"]) <= HIGHEST_PORT:
+        raise ValueError("a port, or an address and a port: 9187, 127.0.0.1:9187, 0.0.0.0:9187 or [::]:9187")
+    return f"{found['host'] or '127.0.0.1'}:{found['port']}"
 
 
 class Settings(BaseSettings):
@@ -51,6 +55,7 @@ class Settings(BaseSettings):
     slice: timedelta = Field(default=timedelta(seconds=60), ge=timedelta(milliseconds=100), le=timedelta(minutes=10))
     tick: timedelta = Field(default=timedelta(seconds=5), ge=timedelta(milliseconds=100), le=timedelta(minutes=5))
     shutdown: timedelta = Field(default=timedelta(seconds=4), ge=timedelta(0), le=timedelta(hours=1))
+    http: Annotated[str, AfterValidator(_http)] | None = None
 
     @field_validator("lease", "slice", "tick", "shutdown", mode="before")
     @classmethod

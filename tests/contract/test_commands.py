@@ -223,7 +223,7 @@ async def test_show_says_everything_about_a_run(urls: Urls) -> None:
     assert list(as_json.json) == [
         *("id", "job", "payload", "requested_by", "state", "rows_done", "rows_expected", "batches", "attempt"),
         *("wait_reason", "result", "error", "scheduled_for", "not_before", "created_at", "started_at", "heartbeat_at"),
-        "finished_at",
+        *("finished_at", "pace", "max_rows", "max_seconds"),
     ]
     assert as_json.json["result"]["dry_run"] is True
     assert as_json.json["created_at"].endswith("Z")

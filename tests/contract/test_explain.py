@@ -100,7 +100,7 @@ async def test_what_can_not_be_steered_is_told(database_url: str, sql: asyncpg.C
 
     assert (missing.code, nothing.code, unknown.code, queued.code) == (1, 2, 2, 1)
     assert 'there is no run "nope"' in missing.err
-    assert queued.err == "lowtide: run night is queued; this is for a paused one\n"
+    assert queued.err == "lowtide: run night (purge-old-deleted) is queued; this is for a paused one\n"
 
 
 async def test_a_paused_run_goes_on_when_it_is_resumed(database_url: str, sql: asyncpg.Connection) -> None:
@@ -111,3 +111,51 @@ async def test_a_paused_run_goes_on_when_it_is_resumed(database_url: str, sql: a
 
     assert (done.code, done.json["state"], done.json["wait_reason"]) == (0, "queued", None)
     assert "LOWTIDE_REDIS_URL" in done.err
+
+
+async def test_a_run_of_a_job_without_a_pace_is_refused(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('archive-project', '{}', 'old')")
+    done = await lowtide("pace", "old", "full", database_url=database_url)
+    assert (done.code, done.err) == (
+        1,
+        "lowtide: run old (archive-project) is queued; this is for a purge that has not ended\n",
+    )
+
+
+async def test_resume_and_retry_keep_the_time_before_which_a_run_may_not_start(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'later', now() + interval '7 days')")
+    for command in ("pause", "resume", "cancel", "retry"):
+        done = await lowtide(command, "later", database_url=database_url)
+        assert done.code == 0
+        if command in {"resume", "retry"}:
+            assert "not before" in done.err
+    assert await sql.fetchval("SELECT not_before > now() + interval '6 days' FROM lowtide.run")
+
+
+async def test_explain_says_what_the_run_would_say(database_url: str, sql: asyncpg.Connection) -> None:
+    done = await lowtide("explain", "purge-old-deleted", "--payload", '{"days": 5}', database_url=database_url)
+    assert (done.code, "needs an approval" in done.err) == (1, True)
+
+    await sql.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
+    try:
+        await sql.execute(
+            "GRANT USAGE ON SCHEMA lowtide TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA lowtide TO reader; "
+            "GRANT SELECT, DELETE ON task TO reader"
+        )
+        url = database_url.replace("postgres@", "reader:secret@")
+        for job, said in (("purge-old-deleted", "GRANT SELECT, UPDATE, DELETE"), ("create-batch", "permission denied")):
+            refused = await lowtide("explain", job, "--payload", PAYLOADS[job], "--json", database_url=url)
+            assert refused.code == 1
+            assert said in refused.json["error"]["message"]
+            assert "Traceback" not in refused.err
+    finally:
+        await sql.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+async def test_a_lock_is_no_server_that_can_not_be_reached(database_url: str, sql: asyncpg.Connection) -> None:
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
+        done = await lowtide("explain", "purge-old-deleted", database_url=database_url)
+    assert (done.code, "others hold locks" in done.err) == (1, True)

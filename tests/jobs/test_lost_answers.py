@@ -21,7 +21,7 @@ SLEEP_ONCE = """COMMIT;
         END IF;"""
 
 
-async def _cancelled_behind_a_commit(sql: asyncpg.Connection) -> None:
+async def cancelled_behind_a_commit(sql: asyncpg.Connection) -> None:
     """The first call's time is up between a batch's COMMIT and the call's answer."""
     await sql.execute("CREATE TABLE slept (n int)")
     source: str = await sql.fetchval("SELECT pg_get_functiondef('lowtide.batches'::regproc)")
@@ -31,7 +31,7 @@ async def _cancelled_behind_a_commit(sql: asyncpg.Connection) -> None:
 
 async def test_a_batch_whose_answer_was_cancelled_is_counted_once(database: Database, sql: asyncpg.Connection) -> None:
     await dense(sql)
-    await _cancelled_behind_a_commit(sql)
+    await cancelled_behind_a_commit(sql)
     ended = await run(life_of(database), "purge-old-deleted", policy="t", pace="full")
     assert ended.result is not None
     assert (ended.result["purged"], ended.rows_done, await left(sql)) == (10_000, 10_000, 0)
@@ -41,7 +41,7 @@ async def test_a_chunk_whose_answer_was_cancelled_is_walked_once(life: Life, sql
     """Control: without the look into the ledger its tasks are counted as completed already, too."""
     await people.people(sql)
     await people.many(sql, 1000)
-    await _cancelled_behind_a_commit(sql)
+    await cancelled_behind_a_commit(sql)
     ids = [record["id"] for record in await sql.fetch("SELECT id FROM task")]
     ended = await run(life, "mark-completed", task_ids=ids, requested_by=1, on_invalid="skip")
     assert ended.result is not None

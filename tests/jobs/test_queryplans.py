@@ -304,3 +304,17 @@ async def test_a_foreign_key_below_a_cascade_is_looked_at_too(database: Database
         await _guard(database)
     await sql.execute("CREATE INDEX ON c (b_id)")
     await _guard(database)
+
+
+async def test_a_dry_run_says_that_the_purge_would_be_refused(life: Life, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 1000, deleted_every=2)
+    fine = await run(life, "purge-old-deleted", "fine", dry_run=True)
+    await sql.execute("CREATE TABLE note (task_id bigint REFERENCES task, filler text)")
+    await sql.execute("INSERT INTO note SELECT NULL, repeat('x', 1000) FROM generate_series(1, 2000)")
+    refused = await run(life, "purge-old-deleted", "refused", dry_run=True)
+
+    assert fine.result is not None
+    assert refused.result is not None
+    assert ("refused" in fine.result, refused.result["eligible"]) == (False, 500)
+    assert FOREIGN in refused.result["refused"]

@@ -130,3 +130,12 @@ async def test_a_run_whose_lease_ended_is_taken_over_and_its_former_holder_is_fe
     async with life.database.sessions() as session:
         with pytest.raises(RunFenced):
             await leases.renew(session, dead, lease=timedelta(seconds=30))
+
+
+async def test_a_run_that_nobody_here_can_do_says_so(dispatcher: Dispatcher, sql: asyncpg.Connection) -> None:
+    await sql.execute("SELECT lowtide.enqueue('bogus', '{}', 'x')")
+    await dispatcher.tick()
+    assert tuple(await sql.fetchrow("SELECT state, wait_reason FROM lowtide.run")) == (
+        "queued",
+        "no worker here knows job 'bogus'",
+    )

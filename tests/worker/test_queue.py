@@ -1,8 +1,12 @@
 """The queue worker on a real Valkey: good messages become runs, bad ones hurt nobody else."""
 
 import asyncio
+import inspect
 import json
 import pickle
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
 from arq.jobs import JobStatus, SerializationError
+from arq.worker import Worker
+from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from db import engine
@@ -445,6 +451,167 @@ async def test_a_hundred_racing_enqueues_of_fifty_ids_run_each_once(
     assert await sql.fetchval("SELECT count(*) FROM task") == 50
 
 
+async def test_two_workers_never_serve_one_id_at_the_same_time(
+    consumer: QueueWorker,
+    redis: ArqRedis,
+    sql: asyncpg.Connection,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred racing enqueues of fifty ids. Control: without NX in the claim the same id is served twice at once."""
+    await people.people(sql)
+    other_database = engine.connect(database_url)
+    other_life = Life(other_database, jobs(), worker="other", lease=timedelta(seconds=2))
+    other = QueueWorker(other_life, redis, queue=QUEUE, parallel_runs=4)
+    served: Counter[str] = Counter()
+    most_at_once: Counter[str] = Counter()
+    for worker in (consumer, other):
+        monkeypatch.setattr(worker, "run_job", _counting(worker.run_job, served, most_at_once))
+
+    await asyncio.gather(
+        *(
+            redis.enqueue_job(
+                "create-batch", _job_id=f"r{n % 50}", project_id=1, created_by_id=2, tasks=[{"title": str(n % 50)}]
+            )
+            for n in range(100)
+        ),
+        drained(consumer, redis, within_s=20),
+        drained(other, redis, within_s=20),
+    )
+    await asyncio.gather(drained(consumer, redis), drained(other, redis))
+    await other_database.close()
+
+    assert set(most_at_once.values()) == {1}
+    assert len(most_at_once) == 50
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run WHERE state = 'succeeded'") == 50
+    assert await sql.fetchval("SELECT count(DISTINCT title) || '/' || count(*) FROM task") == "50/50"
+
+
+def _counting(
+    serve: Callable[[str], Awaitable[None]], served: Counter[str], most_at_once: Counter[str]
+) -> Callable[[str], Awaitable[None]]:
+    async def counted(run_id: str) -> None:
+        served[run_id] += 1
+        most_at_once[run_id] = max(most_at_once[run_id], served[run_id])
+        try:
+            await serve(run_id)
+        finally:
+            served[run_id] -= 1
+
+    return counted
+
+
+async def test_five_racing_claims_of_one_id_give_one_run(consumer: QueueWorker, redis: ArqRedis) -> None:
+    await redis.zadd(QUEUE, {"wanted": NOW})
+    claims = [consumer.doorbells.claim(["wanted"], lease=timedelta(seconds=5)) for _ in range(5)]
+    assert sorted(await asyncio.gather(*claims)) == [[], [], [], [], ["wanted"]]
+    assert 0 < await redis.pttl("arq:in-progress:wanted") <= 5000
+
+
+async def test_no_more_is_started_than_there_are_places(
+    consumer: QueueWorker, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else is marked: another worker can have the rest at once."""
+    finish = asyncio.Event()
+    monkeypatch.setattr(consumer, "run_job", lambda _: finish.wait())
+    for n in range(6):
+        await put(redis, f"r{n}", message(f="purge-old-deleted"), score=NOW + n)
+
+    await consumer.poll()
+    await consumer.poll()
+    assert sorted(consumer.tasks) == ["r0", "r1", "r2", "r3"]
+    assert len(await redis.keys("arq:in-progress:*")) == 4
+
+    finish.set()
+    await asyncio.wait(consumer.tasks.values())
+    await consumer.poll()
+    assert sorted(consumer.tasks) == ["r4", "r5"]
+
+
+@pytest.mark.parametrize("becomes", ["later", "gone"])
+async def test_an_id_that_is_no_longer_due_when_it_is_claimed_is_let_go(
+    consumer: QueueWorker, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    """Between the look and the claim another worker has served it, and rung for later or removed it."""
+    await put(redis, "r", message(f="purge-old-deleted"))
+    await put(redis, "next", message(f="purge-old-deleted"), score=NOW + 1)
+    look_at = consumer.doorbells.look_at
+
+    async def looked(ids: list[bytes]) -> list[doorbells.Message]:
+        messages = await look_at(ids)
+        if becomes == "later":
+            await redis.zadd(QUEUE, {"r": (time.time() + 60) * 1000})
+        else:
+            await redis.zrem(QUEUE, "r")
+        return messages
+
+    monkeypatch.setattr(consumer.doorbells, "look_at", looked)
+    await consumer.poll()
+
+    assert list(consumer.tasks) == ["next"]
+    assert await redis.exists("arq:in-progress:r") == 0
+
+
+async def test_a_claim_whose_answer_was_lost_finds_its_own_mark(
+    consumer: QueueWorker, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py sends the transaction again. Control: judged by SET NX alone, the run waits for its lease to end."""
+    await redis.zadd(QUEUE, {"r": NOW})
+    execute = Pipeline._execute_transaction
+    lost = 0
+
+    async def losing(pipe: Pipeline, connection: Any, *rest: Any) -> Any:
+        nonlocal lost
+        answer = await execute(pipe, connection, *rest)
+        lost += 1
+        if lost == 1:
+            raise RedisConnectionError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(Pipeline, "_execute_transaction", losing)
+    assert await consumer.doorbells.claim(["r"], lease=timedelta(seconds=5)) == ["r"]
+    assert lost == 2
+
+
+async def test_the_end_of_a_run_asks_for_the_next_poll_at_once(
+    consumer: QueueWorker, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = asyncio.Event()
+    monkeypatch.setattr(consumer, "run_job", lambda _: finish.wait())
+    await put(redis, "r", message(f="purge-old-deleted"))
+    await consumer.poll()
+    assert not consumer.woken.is_set()
+
+    finish.set()
+    await asyncio.wait_for(consumer.woken.wait(), 1)
+
+
+async def test_all_that_is_said_to_arq_s_worker_it_knows(
+    life: Life, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters change between versions, and what it overrides would then never be called."""
+    known = set(inspect.signature(Worker.__init__).parameters)
+    said: dict[str, Any] = {}
+    original = Worker.__init__
+
+    def noted(self: Worker, *functions: Any, **options: Any) -> None:
+        said.update(options)
+        original(self, *functions, **{name: value for name, value in options.items() if name in known})
+
+    monkeypatch.setattr(Worker, "__init__", noted)
+    consumer = QueueWorker(life, redis, queue=QUEUE, parallel_runs=3)
+
+    assert said
+    assert set(said) - known == set()
+    assert (consumer.max_jobs, consumer.queue_name) == (3, QUEUE)
+
+
+@pytest.mark.parametrize("name", ["_poll_iteration", "start_jobs", "run_job"])
+def test_what_we_override_is_arq_s(name: str) -> None:
+    assert name in vars(QueueWorker)
+    assert name in vars(Worker)
+
+
 async def test_with_postgresql_away_a_message_stays(redis: ArqRedis) -> None:
     away = engine.connect(f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d")
     consumer = QueueWorker(Life(away, jobs(), worker="w"), redis, queue=QUEUE, parallel_runs=4)
@@ -532,13 +699,13 @@ async def test_a_run_that_is_cancelled_at_shutdown_is_free_for_the_next_worker_a
 async def test_redis_blips_while_messages_are_claimed_cost_no_place(
     consumer: QueueWorker, redis: ArqRedis, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: without giving the places back, four blips make a worker of four places deaf for ever."""
+    """Control: with arq's own counting of places, four blips make a worker of four places deaf for ever."""
 
-    async def blip(*_: Any) -> None:
+    async def blip(*_: Any, **__: Any) -> None:
         raise RedisConnectionError("blip")
 
     await put(redis, "patient", message(f="purge-old-deleted", k={"dry_run": True}))
-    monkeypatch.setattr("redis.asyncio.client.Pipeline.watch", blip)
+    monkeypatch.setattr(consumer.doorbells, "claim", blip)
     monkeypatch.setattr("worker.queue.LONGEST_WAIT_FOR_REDIS_S", 0.01)
     for _ in range(6):
         await consumer.poll()

@@ -13,7 +13,7 @@ DATABASE = "postgresql://u:hunter2@h/d"
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "REDIS_URL", "QUEUE", "POLICIES"):
+    for name in ("DATABASE_URL", "REDIS_URL", "QUEUE", "POLICIES", "HTTP"):
         monkeypatch.delenv(f"LOWTIDE_{name}", raising=False)
 
 
@@ -27,7 +27,7 @@ def test_a_missing_variable_is_named() -> None:
     [
         ("DATABASE_URL", "mysql://u:hunter2@h/d", "starts with postgresql://"),
         ("REDIS_URL", "http://u:hunter2@h", "starts with redis://"),
-        ("REDIS_URL", "redis+sentinel://u:hunter2@h/m", "starts with redis://"),
+        ("REDIS_URL", "redis+sentinel://u:hunter2@h", "a Sentinel URL is redis.sentinel://"),
         ("QUEUE", "", "at least 1 character"),
         ("PARALLEL_RUNS", "0", "greater than or equal to 1"),
         ("LEASE", "0.1", "greater than or equal to"),
@@ -41,6 +41,14 @@ def test_a_missing_variable_is_named() -> None:
         ("REDIS_URL", "redis://u:hunter2\uff0f@h", ""),
         ("REDIS_URL", "redis://:hunter2@h:port", ""),
         ("POLICIES", "lowtide.toml", "not read by this version"),
+        ("HTTP", "", "a port, or an address and a port"),
+        ("HTTP", "0", "a port, or an address and a port"),
+        ("HTTP", "65536", "a port, or an address and a port"),
+        ("HTTP", "hunter2", "a port, or an address and a port"),
+        ("HTTP", ":9187", "a port, or an address and a port"),
+        ("HTTP", "::1:9187", "a port, or an address and a port"),
+        ("HTTP", "u:hunter2@h:9187", "a port, or an address and a port"),
+        ("HTTP", "9187\n", "a port, or an address and a port"),
     ],
 )
 def test_a_wrong_variable_is_named_and_its_value_not_shown(
@@ -95,6 +103,26 @@ def test_a_lease_is_between_a_second_and_ten_minutes(monkeypatch: pytest.MonkeyP
     else:
         with pytest.raises(WrongSettings, match=r"^LOWTIDE_LEASE: Input should be (less|greater) than or equal to"):
             load(database_url=DATABASE)
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("9187", "127.0.0.1:9187"),
+        ("1", "127.0.0.1:1"),
+        ("65535", "127.0.0.1:65535"),
+        ("0.0.0.0:9187", "0.0.0.0:9187"),
+        ("[::1]:9187", "[::1]:9187"),
+        ("localhost:9187", "localhost:9187"),
+    ],
+)
+def test_a_port_alone_is_for_this_machine_alone(monkeypatch: pytest.MonkeyPatch, value: str, address: str) -> None:
+    monkeypatch.setenv("LOWTIDE_HTTP", value)
+    assert load(database_url=DATABASE).http == address
+
+
+def test_nothing_is_served_over_http_unless_asked_for() -> None:
+    assert load(database_url=DATABASE).http is None
 
 
 def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:

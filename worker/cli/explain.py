@@ -9,7 +9,7 @@ import typer
 from jobs import explain as explaining
 from jobs.catalog import PAYLOADS
 from jobs.explain import Explained
-from jobs.failures import Refused, TasksMissing, missing_tables
+from jobs.failures import NotFound, TasksMissing, missing_tables
 from jobs.policies import DEFAULT
 from worker.cli import output, payloads, session
 from worker.process import NotMigrated
@@ -33,7 +33,7 @@ def explain(
 
     try:
         statements, refusal = asyncio.run(explained())
-    except Refused as exc:
+    except NotFound as exc:
         raise typer.BadParameter(str(exc), param_hint="--payload") from exc
     except asyncpg.UndefinedTableError as exc:
         if (missing := missing_tables(exc)) is None:
@@ -65,7 +65,9 @@ def _as_json(each: Explained) -> dict[str, Any]:
 
 def _print(each: Explained) -> None:
     reasons = f" ({'; '.join(each.verdict.reasons)})" if each.verdict.reasons else ""
-    lines = [f"{each.statement.name}: {each.verdict.word}{reasons}", f"  {_sql(each)[:MOST_SHOWN]}"]
+    sql = _sql(each)
+    shown = sql if len(sql) <= MOST_SHOWN else f"{sql[:MOST_SHOWN]}…"
+    lines = [f"{each.statement.name}: {each.verdict.word}{reasons}", f"  {shown}"]
     lines += _tree(each.plan["Plan"], 2)
     if each.ran is not None and each.statement.writes:
         lines += ["  the same rows, read:", *_tree(each.ran["Plan"], 4)]

@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import runs
 from db.engine import Database
 from db.models import Run
+from jobs.failures import is_passing
 from worker.cli import output
+from worker.process import Unreachable
 
 LOOK_EVERY_S = 0.2
 
@@ -30,6 +32,7 @@ async def follow(database: Database, run_id: str, *, appears_within_s: float = 0
 
     What was sent through the queue appears in the ledger when a worker has taken it.
     """
+    lost = f"PostgreSQL at {database.address.server} does not answer any more; the run is safe in it"
     try:
         await _appear(database, run_id, within_s=appears_within_s)
         with output.progress() as bars:
@@ -48,6 +51,12 @@ async def follow(database: Database, run_id: str, *, appears_within_s: float = 0
                 if run.state in runs.FINISHED:
                     return await read(database, run_id)
                 await asyncio.sleep(LOOK_EVERY_S)
+    except (NoSuchRun, Unreachable):
+        raise
+    except Exception as exc:
+        if not is_passing(exc):
+            raise
+        raise Unreachable(f"{lost}: `lowtide show {run_id} --follow` watches it again") from exc
     except asyncio.CancelledError:
         raise Detached(f"run {run_id} goes on without you; `lowtide show {run_id} --follow` watches it again") from None
 

@@ -1,17 +1,19 @@
 """The command `lowtide`: its sub-commands, and what each kind of failure prints and exits with."""
 
 import asyncio
+import socket
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
+import asyncpg
 import typer
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from db.faults import Conflict, server_message
+from db.faults import Conflict, server_message, sqlstate
 from db.tasktables import MisfitTables
-from jobs.failures import is_passing
+from jobs.failures import LOCKED, Refused, is_passing
 from worker import telemetry
 from worker.cli import demo, dev, enqueue, explain, migrate, output, runs, schedules, steer, work
 from worker.cli.demo import WrongEndState
@@ -22,13 +24,14 @@ from worker.process import NotMigrated, Unreachable
 from worker.settings import WrongSettings
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
 # Typer brings its own copy of click, whose errors it does not export: BadParameter is the one that it does.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
     ((WrongSettings, USAGE_ERROR), USAGE),
-    ((Conflict, NotMigrated, MisfitTables, NoSuchRun, NotToBeSteered, EmbeddedError, WrongEndState), FAILED),
+    ((Refused, Conflict, NotMigrated, MisfitTables, NoSuchRun, NotToBeSteered, EmbeddedError, WrongEndState), FAILED),
 )
 
 app = typer.Typer(
@@ -93,15 +96,22 @@ def _exit_code(error: Exception) -> int | None:
     for kinds, code in EXIT_CODES:
         if isinstance(error, kinds):
             return code
-    if is_passing(error):
+    state = sqlstate(error)
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return FAILED  # a file or a folder
+    if is_passing(error) and (state is None or state.startswith(AWAY)):
         return UNREACHABLE
-    return FAILED if isinstance(error, DBAPIError) else None
+    return FAILED if isinstance(error, DBAPIError | asyncpg.PostgresError) else None
 
 
 def _tell(error: Exception) -> None:
     """The message, and with --json on stdout too, where a program looks for it."""
     formatted = getattr(error, "format_message", None)  # of a usage error: with the option's name
     said = server_message(error) if formatted is None else formatted()
+    if sqlstate(error) == LOCKED:
+        said = f"others hold locks on what this needs; try again ({said})"
+    if not said:  # a bare `lowtide` has printed its help
+        return
     if "--json" in sys.argv:
         output.print_json({"error": {"type": type(error).__name__, "message": said}})
     else:

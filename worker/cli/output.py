@@ -2,7 +2,7 @@
 
 import json
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -41,8 +41,12 @@ COLUMNS = (
     "started_at",
     "heartbeat_at",
     "finished_at",
+    "pace",
+    "max_rows",
+    "max_seconds",
 )
 UNLIMITED = 10_000
+NEAR = timedelta(minutes=10)  # beyond it, a run waits for its time rather than for its turn
 COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "paused": "yellow", "cancelled": "yellow"}
 
 
@@ -103,10 +107,20 @@ def print_runs(found: list[Run]) -> None:
 
 
 def note(run: Run) -> str:
-    """The one thing worth knowing about a run, in a line."""
-    if run.error is not None and run.state != "succeeded":
+    """The one thing worth knowing about a run, in a line. An error that is over is none."""
+    if run.state == "failed" and run.error is not None:
         return " ".join(f"{run.error.get('type')}: {run.error.get('message')}".split())
+    if run.state == "succeeded" and run.result is not None:
+        return _remark(run.result)
+    if run.state == "queued" and run.not_before is not None and run.not_before > datetime.now(UTC) + NEAR:
+        return f"not before {isoformat(run.not_before.replace(microsecond=0))}"
     return run.wait_reason or ""
+
+
+def _remark(result: dict[str, Any]) -> str:
+    if result.get("dry_run"):
+        return f"dry run: {result.get('eligible', 0):,} rows are eligible"
+    return f"rows remain: {result.get('reason', 'no reason given')}" if result.get("remaining") else ""
 
 
 def print_run(run: Run) -> None:
@@ -114,7 +128,10 @@ def print_run(run: Run) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in run_as_json(run).items():
-        if value is not None:
+        if name == "error" and isinstance(value, dict):
+            for part, said in value.items():
+                table.add_row(f"error {part}", _plain(_shown(said).rstrip()))
+        elif value is not None:
             table.add_row(name, _plain(_shown(value)))
     print_table(table)
 

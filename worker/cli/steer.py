@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import runs, steering
 from db.engine import Database
+from jobs.catalog import PACED
 from worker.cli import output, session
 from worker.cli.follow import NoSuchRun, read
 
@@ -41,8 +42,10 @@ def pace(
     async def changed() -> None:
         async with session.database(session.load()) as database:
             async with database.sessions.begin() as opened:
-                done = await steering.wish(opened, run_id, pace=name, max_rows=max_rows, max_seconds=max_seconds)
-            await _report(database, run_id, done=done, wanted="one that has not ended", as_json=as_json)
+                done = await steering.wish(
+                    opened, run_id, jobs=PACED, pace=name, max_rows=max_rows, max_seconds=max_seconds
+                )
+            await _report(database, run_id, done=done, wanted="a purge that has not ended", as_json=as_json)
 
     asyncio.run(changed())
 
@@ -94,10 +97,11 @@ async def _report(database: Database, run_id: str, *, done: bool, wanted: str, a
     if run is None:
         raise NoSuchRun(run_id)
     if not done:
-        raise NotToBeSteered(f"run {run_id} is {run.state}; this is for {wanted}")
+        raise NotToBeSteered(f"run {run_id} ({run.job}) is {run.state}; this is for {wanted}")
     if as_json:
         output.print_json(output.run_as_json(await read(database, run_id)))
     elif run.requested_action is None:
-        output.say(f"run {run_id} is {run.state}")
+        later = output.note(run) if run.state == "queued" else ""
+        output.say(f"run {run_id} is {run.state}{later and ', '}{later}")
     else:
         output.say(f"run {run_id} is {run.state}; its worker has been asked to {run.requested_action} it")

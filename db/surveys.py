@@ -1,0 +1,32 @@
+"""What a policy has before it and behind it, for onlookers: each answer comes from an index, or not at all."""
+
+from datetime import datetime
+
+import asyncpg
+
+from db.targets import Target
+
+# By run_finished_at. A dry run deletes nothing, so it is no success of the policy.
+LAST_SUCCESS = """
+    SELECT finished_at FROM lowtide.run
+    WHERE policy = $1 AND state = 'succeeded' AND finished_at IS NOT NULL
+      AND result ->> 'dry_run' IS DISTINCT FROM 'true'
+    ORDER BY finished_at DESC LIMIT 1
+"""
+
+
+async def oldest_age_s(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> float | None:
+    """Seconds since the date of the oldest eligible row, infinite for `-infinity`; None where no row is eligible."""
+    column = target.quoted_column
+    age: float | None = await connection.fetchval(
+        f"SELECT (extract(epoch FROM now()) - extract(epoch FROM {column}))::float8 FROM ONLY {target.relation} "
+        f"WHERE {target.indexable('$1::timestamptz')} ORDER BY {column} LIMIT 1",
+        cutoff,
+    )
+    return age
+
+
+async def last_success(connection: asyncpg.Connection, *, policy: str) -> datetime | None:
+    """When the policy's last purge ended well; None where the ledger holds none."""
+    finished_at: datetime | None = await connection.fetchval(LAST_SUCCESS, policy)
+    return finished_at

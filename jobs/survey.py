@@ -1,0 +1,59 @@
+"""What a policy's next purge would find, seen in passing: bounded in rows and in time, and never by reading a table."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from db import estimates, surveys
+from db.engine import Database
+from db.faults import server_message
+from jobs.policies import Policy
+from jobs.queryplans import SMALL_BLOCKS
+
+MOST_ROWS = 1_000_000
+# For each of the three questions. What an index that is not cached can't say in that time stays unknown.
+STATEMENT_TIMEOUT = "2s"
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """Rows that are eligible now."""
+
+    rows: int  # MOST_ROWS means: that many or more
+    oldest_age_s: float  # since the date in the oldest row's column; 0 where no row is eligible
+
+
+@dataclass(frozen=True)
+class Survey:
+    overdue: Overdue | None  # None: unknown, and `why_unknown` says why
+    last_success: datetime | None
+    why_unknown: str | None = None
+
+
+async def survey(
+    database: Database, policy: Policy, *, most_rows: int = MOST_ROWS, statement_timeout: str = STATEMENT_TIMEOUT
+) -> Survey:
+    """Raises what a lost connection raises; what the server has against a question is in the survey."""
+    async with database.tuned(statement_timeout=statement_timeout, enable_seqscan="off") as connection:
+        overdue, last_success, why = None, None, None
+        try:
+            last_success = await surveys.last_success(connection, policy=policy.name)
+            overdue = await _overdue(connection, policy, most_rows)
+        except asyncpg.PostgresError as exc:
+            why = server_message(exc)
+        if overdue is None and why is None:
+            why = f"no index finds them; {policy.target.wanted_index}"
+    return Survey(overdue, last_success, why)
+
+
+async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: int) -> Overdue | None:
+    """None where only reading the whole table would tell."""
+    target = policy.target
+    table = await estimates.table(connection, target)
+    if table.index is None and table.blocks > SMALL_BLOCKS:
+        return None
+    cutoff = await estimates.cutoff(connection, keep=policy.keep)
+    oldest = await surveys.oldest_age_s(connection, target, cutoff=cutoff)
+    rows = await estimates.count(connection, target, cutoff=cutoff, most=most_rows)
+    return Overdue(rows, 0.0 if oldest is None else oldest)

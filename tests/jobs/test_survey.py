@@ -1,0 +1,118 @@
+"""A policy seen in passing: exact where an index answers, unknown where it does not."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from db.engine import Database
+from db.targets import Target
+from jobs.life import Life
+from jobs.policies import OLD_DELETED_TASKS
+from jobs.survey import survey
+from tests import ledger, people
+
+DAY_S = 86_400
+
+
+async def test_eligible_rows_and_the_age_of_the_oldest(database: Database, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=2, days_ago=100)
+    await people.many(sql, 100, deleted_every=2, days_ago=89)
+    await sql.execute("UPDATE task SET deleted_at = now() - interval '120 days' WHERE id = 2")
+    found = await survey(database, OLD_DELETED_TASKS)
+    assert found.why_unknown is None
+    assert found.overdue is not None
+    assert found.overdue.rows == 50
+    assert found.overdue.oldest_age_s == pytest.approx(120 * DAY_S, abs=60)
+
+
+async def test_with_nothing_eligible_both_are_zero(database: Database, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 10, deleted_every=2, days_ago=89)
+    found = (await survey(database, OLD_DELETED_TASKS)).overdue
+    assert found is not None
+    assert (found.rows, found.oldest_age_s) == (0, 0)
+
+
+async def test_a_date_before_all_dates_is_infinitely_old(database: Database, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 2, deleted_every=2)
+    await sql.execute("UPDATE task SET deleted_at = '-infinity' WHERE deleted_at IS NOT NULL")
+    found = (await survey(database, OLD_DELETED_TASKS)).overdue
+    assert found is not None
+    assert (found.rows, found.oldest_age_s) == (1, float("inf"))
+
+
+@pytest.mark.parametrize(("most", "counted"), [(49, 49), (50, 50), (51, 50)])
+async def test_it_counts_up_to_a_limit(database: Database, sql: asyncpg.Connection, most: int, counted: int) -> None:
+    await people.people(sql)
+    await people.many(sql, 100, deleted_every=2)
+    found = (await survey(database, OLD_DELETED_TASKS, most_rows=most)).overdue
+    assert found is not None
+    assert found.rows == counted
+
+
+async def test_without_an_index_a_large_table_is_not_read(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("CREATE TABLE wide (filler text, gone_at timestamptz)")
+    await sql.execute("ALTER TABLE wide ALTER filler SET STORAGE PLAIN")
+    await sql.execute(
+        "INSERT INTO wide SELECT repeat('x', 5000), now() - interval '1 year' FROM generate_series(1, 200)"
+    )
+    policy = replace(OLD_DELETED_TASKS, target=Target("public", "wide", "gone_at"), keep=timedelta(days=1))
+    found = await survey(database, policy)
+    assert found.overdue is None
+    assert found.why_unknown is not None
+    assert "CREATE INDEX CONCURRENTLY" in found.why_unknown
+
+    await sql.execute("CREATE INDEX ON wide (gone_at)")
+    found = await survey(database, policy)
+    assert found.overdue is not None
+    assert found.overdue.rows == 200
+
+
+async def test_what_the_server_refuses_is_unknown_with_its_reason(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("DROP TABLE task CASCADE")
+    found = await survey(database, OLD_DELETED_TASKS)
+    assert found.overdue is None
+    assert found.why_unknown is not None
+    assert "task" in found.why_unknown
+
+
+async def test_what_takes_too_long_is_unknown(database: Database, sql: asyncpg.Connection) -> None:
+    """Each row takes 10 ms here: one of them is looked at in time, a hundred are not."""
+    await people.people(sql)
+    await people.many(sql, 200, deleted_every=2)
+    slow = replace(OLD_DELETED_TASKS.target, where="pg_sleep(0.01)::text = ''")
+    found = await survey(database, replace(OLD_DELETED_TASKS, target=slow), statement_timeout="300ms")
+    assert found.overdue is None
+    assert found.why_unknown == "canceling statement due to statement timeout"
+
+
+async def test_a_table_that_is_locked_is_unknown_and_not_waited_for(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
+        found = await survey(database, OLD_DELETED_TASKS)
+    assert found.overdue is None
+    assert found.why_unknown == "canceling statement due to lock timeout"
+
+
+async def test_the_connection_goes_back_as_it_was(database: Database) -> None:
+    await survey(database, OLD_DELETED_TASKS)
+    async with database.autocommit() as connection:
+        assert await connection.fetchval("SHOW enable_seqscan") == "on"
+        assert await connection.fetchval("SHOW statement_timeout") == "5min"
+
+
+async def test_the_last_success_is_a_purge_that_ended_well(life: Life, sql: asyncpg.Connection) -> None:
+    assert (await survey(life.database, OLD_DELETED_TASKS)).last_success is None
+    await ledger.run(life, "purge-old-deleted", "tried", dry_run=True)
+    await ledger.run(life, "purge-old-deleted", "refused", days=1)
+    assert (await survey(life.database, OLD_DELETED_TASKS)).last_success is None
+
+    purged = await ledger.run(life, "purge-old-deleted", "purged")
+    assert purged.finished_at is not None
+    assert (await survey(life.database, OLD_DELETED_TASKS)).last_success == purged.finished_at
