@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks import create_batch, mark_completed, memory, purge, queue
+from benchmarks import create_batch, mark_completed, memory, notify, purge, queue
 from benchmarks.report import Report
 from benchmarks.stage import SETTINGS, seeded, server
 from worker.embedded import Postgres
@@ -74,6 +74,10 @@ async def _queue(postgres: Postgres, size: Size, report: Report) -> None:
     await queue.queue(postgres, size.queue, report)
 
 
+async def _notify(postgres: Postgres, size: Size, report: Report) -> None:
+    await notify.notify(postgres, report, rounds=size.rounds, seconds=2.0)
+
+
 Section = Callable[[Postgres, Size, Report], Awaitable[None]]
 SECTIONS: dict[str, Section] = {
     "jobs": jobs,
@@ -82,6 +86,7 @@ SECTIONS: dict[str, Section] = {
     "sparse": _of_purge(purge.sparse),
     "growth": _of_purge(purge.growth),
     "queue": _queue,
+    "notify": _notify,
 }
 
 

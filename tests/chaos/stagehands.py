@@ -109,10 +109,15 @@ async def set_up(sql: asyncpg.Connection) -> None:
     await people.people(sql)
     await sql.execute("DROP INDEX IF EXISTS task_title_trigrams, task_description_trigrams")
     await sql.execute("SELECT setval('worker_id_seq', 100), setval('project_id_seq', 100)")
+    await slow_deletes(sql)
+
+
+async def slow_deletes(sql: asyncpg.Connection) -> None:
+    """A millisecond for each row that is deleted: a purge can be met at work, however fast the machine."""
     await sql.execute(
-        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.001); RETURN NULL; END'; "
-        "CREATE TRIGGER dawdle AFTER DELETE ON task FOR EACH ROW EXECUTE FUNCTION dawdle()"
+        "CREATE TRIGGER linger AFTER DELETE ON task FOR EACH ROW EXECUTE FUNCTION linger()"
     )
 
 

@@ -8,11 +8,13 @@ import asyncpg
 from arq.connections import ArqRedis
 
 from tests import people
+from tests.chaos.stagehands import slow_deletes
 from tests.eventually import eventually
 from worker.embedded import Companion, Valkey
 
 LEASE_S = 2
 TASKS = 2000
+PURGED = 1000
 
 
 def companion(database_url: str, valkey: Valkey) -> Companion:
@@ -56,20 +58,21 @@ async def test_killed_in_the_middle_of_a_purge_it_goes_on_and_counts_what_is_gon
     database_url: str, valkey: Valkey, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
     await people.people(sql)
-    await people.many(sql, 30_000, deleted_every=2)
+    await people.many(sql, 2 * PURGED, deleted_every=2)
+    await slow_deletes(sql)
     async with companion(database_url, valkey) as first:
         await redis.enqueue_job("purge-old-deleted", _job_id="killed")
         await eventually(lambda: sql.fetchval("SELECT batches > 3 FROM lowtide.run"))
         os.kill(first.pid, signal.SIGKILL)
         await first.exited.wait()
-    gone = 30_000 - await sql.fetchval("SELECT count(*) FROM task")
+    gone = 2 * PURGED - await sql.fetchval("SELECT count(*) FROM task")
     assert await sql.fetchval("SELECT rows_done FROM lowtide.run") == gone
-    assert gone < 15_000, "it was killed too late to show anything"
+    assert gone < PURGED, "it was killed too late to show anything"
 
     async with companion(database_url, valkey):
         await eventually(lambda: _finished(sql, "killed"), within_s=LEASE_S + 10)
     row = await sql.fetchrow("SELECT state, rows_done, result FROM lowtide.run WHERE id = 'killed'")
-    assert (row["state"], row["rows_done"]) == ("succeeded", 15_000)
+    assert (row["state"], row["rows_done"]) == ("succeeded", PURGED)
     assert await sql.fetchval("SELECT count(*) FROM task WHERE deleted_at IS NOT NULL") == 0
 
 
@@ -77,7 +80,8 @@ async def test_asked_to_stop_it_hands_its_run_back_at_no_cost(
     database_url: str, valkey: Valkey, redis: ArqRedis, sql: asyncpg.Connection
 ) -> None:
     await people.people(sql)
-    await people.many(sql, 30_000, deleted_every=2)
+    await people.many(sql, 2 * PURGED, deleted_every=2)
+    await slow_deletes(sql)
     async with companion(database_url, valkey) as worker:
         await redis.enqueue_job("purge-old-deleted", _job_id="stopped")
         await eventually(lambda: sql.fetchval("SELECT batches > 3 FROM lowtide.run"))
@@ -91,7 +95,7 @@ async def test_asked_to_stop_it_hands_its_run_back_at_no_cost(
     async with companion(database_url, valkey):
         await eventually(lambda: _finished(sql, "stopped"))
     row = await sql.fetchrow("SELECT state, attempt, rows_done FROM lowtide.run WHERE id = 'stopped'")
-    assert tuple(row) == ("succeeded", 1, 15_000)
+    assert tuple(row) == ("succeeded", 1, PURGED)
 
 
 async def _in_commit(sql: asyncpg.Connection) -> bool:
@@ -108,3 +112,25 @@ async def _nobody_is_in_commit(sql: asyncpg.Connection) -> bool:
 
 async def _finished(sql: asyncpg.Connection, run_id: str) -> bool:
     return bool(await sql.fetchval("SELECT finished_at IS NOT NULL FROM lowtide.run WHERE id = $1", run_id))
+
+
+async def test_a_second_signal_does_not_wait(
+    database_url: str, valkey: Valkey, redis: ArqRedis, sql: asyncpg.Connection
+) -> None:
+    """While the open batch still holds on, in a trigger that sleeps."""
+    await people.people(sql)
+    await people.many(sql, 10, deleted_every=2)
+    await sql.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN OLD; END'; "
+        "CREATE TRIGGER dawdle BEFORE UPDATE ON task FOR EACH ROW EXECUTE FUNCTION dawdle()"
+    )
+    ids = [row["id"] for row in await sql.fetch("SELECT id FROM task WHERE deleted_at IS NULL")]
+    async with companion(database_url, valkey) as worker:
+        await redis.enqueue_job("mark-completed", _job_id="slow", task_ids=ids, requested_by=1)
+        await eventually(lambda: _in_commit(sql))
+        begun = time.monotonic()
+        os.kill(worker.pid, signal.SIGTERM)
+        await eventually(lambda: "worker.stopping" in worker.log.read_text())
+        os.kill(worker.pid, signal.SIGTERM)
+        await worker.exited.wait()
+        assert time.monotonic() - begun < 2

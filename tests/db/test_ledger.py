@@ -258,3 +258,24 @@ async def test_neither_a_future_nor_an_unknown_nor_a_finished_run_is_claimed(
         for run_id in ("later", "unknown", "done", "missing"):
             assert await leases.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w") is None
         assert await runs.due(session, jobs=["j"], most=10) == []
+
+
+async def test_a_repeatable_read_caller_of_an_id_that_came_meanwhile_is_told_to_try_again(
+    sql: asyncpg.Connection, database_url: str
+) -> None:
+    """Under its snapshot it can't see the other's run: 40001, the caller's to retry; then it is the same run."""
+    caller = await asyncpg.connect(database_url)
+    enqueue = "SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')"
+    try:
+        transaction = caller.transaction(isolation="repeatable_read")
+        await transaction.start()
+        await caller.execute("SELECT 1")
+        await sql.execute(enqueue)
+        with pytest.raises(asyncpg.SerializationError):
+            await caller.execute(enqueue)
+        await transaction.rollback()
+        async with caller.transaction(isolation="repeatable_read"):
+            assert await caller.fetchval(enqueue) == "night"
+    finally:
+        await caller.close()
+    assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 1
