@@ -152,7 +152,7 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "lowtide")
         "postgresql+asyncpg://",
         async_creator=session,
         pool_size=pool_size,
-        max_overflow=2,
+        max_overflow=0,
         pool_recycle=1800,
         hide_parameters=True,  # they are payloads, and would stand in every error's message
     )

@@ -22,6 +22,7 @@ WAITS = (
     (re.compile("a snapshot "), "old snapshot"),
     (re.compile(".* was frozen ", re.DOTALL), "wraparound"),
     (re.compile("others hold locks"), "locks"),
+    (re.compile("run .* purges .* now", re.DOTALL), "another run"),
     (re.compile("retry after an error"), "retry"),
 )
 

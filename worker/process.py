@@ -62,7 +62,7 @@ async def servers(settings: Settings) -> AsyncIterator[Servers]:
 
 
 def open_database(settings: Settings) -> Database:
-    database = engine.connect(settings.database_url.get_secret_value(), pool_size=5 * settings.parallel_runs + 4)
+    database = engine.connect(settings.database_url.get_secret_value(), pool_size=settings.database_pool or 1)
     for option in database.address.ignored:
         log.warning("database_url.ignored", option=option)
     return database
@@ -72,9 +72,8 @@ def open_redis(settings: Settings) -> ArqRedis:
     """Raises WrongSettings when no Redis is named: only what talks to the queue needs one."""
     if settings.redis_url is None:
         raise WrongSettings("LOWTIDE_REDIS_URL: is not set")
-    # Each run's own command and the renewal of its mark; the poll, the listener, the dispatcher and a few to spare.
-    most = 2 * settings.parallel_runs + 8
-    return doorbells.connect(settings.redis_url.get_secret_value(), queue=settings.queue, most_connections=most)
+    url, most = settings.redis_url.get_secret_value(), settings.redis_pool or 1
+    return doorbells.connect(url, queue=settings.queue, most_connections=most)
 
 
 async def work(settings: Settings, *, burst: bool = False) -> int:

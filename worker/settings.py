@@ -4,11 +4,12 @@ import getpass
 import os
 import re
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.engine import Address
@@ -17,6 +18,12 @@ from worker import redis_url
 DEFAULT_POLICIES = Path("lowtide.toml")
 HTTP_ADDRESS = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):)?(?P<port>[0-9]{1,5})")
 HIGHEST_PORT = 65_535
+# Connections for so many runs at once: as many as they can use, and as few as they can work with. Of PostgreSQL a run
+# has two lanes, a watch for each, a look or a heartbeat; of Redis its own command and the renewal of its mark.
+POOLS: dict[str, tuple[Callable[[int], int], Callable[[int], int]]] = {
+    "database_pool": (lambda runs: 5 * runs + 6, lambda runs: 3 * runs + 3),
+    "redis_pool": (lambda runs: 2 * runs + 8, lambda runs: runs + 4),
+}
 
 
 class WrongSettings(Exception):
@@ -51,6 +58,8 @@ class Settings(BaseSettings):
     queue: str = Field(default="arq:queue", min_length=1, max_length=200)
     policies: Path | None = Field(default=None, validate_default=True)
     parallel_runs: int = Field(default=4, ge=1, le=100)
+    database_pool: int | None = Field(default=None, ge=1, le=1000, validate_default=True)
+    redis_pool: int | None = Field(default=None, ge=1, le=1000, validate_default=True)
     lease: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(minutes=10))
     slice: timedelta = Field(default=timedelta(seconds=60), ge=timedelta(milliseconds=100), le=timedelta(minutes=10))
     tick: timedelta = Field(default=timedelta(seconds=5), ge=timedelta(milliseconds=100), le=timedelta(minutes=5))
@@ -65,6 +74,16 @@ class Settings(BaseSettings):
             return timedelta(seconds=float(value))
         except (TypeError, ValueError, OverflowError):
             return value
+
+    @field_validator("database_pool", "redis_pool")
+    @classmethod
+    def _pool(cls, value: int | None, info: ValidationInfo) -> int:
+        """What is needed where nothing is said; less than the least lets runs wait for each other for ever."""
+        runs = info.data.get("parallel_runs", 1)
+        usual, least = POOLS[str(info.field_name)]
+        if value is not None and value < least(runs):
+            raise ValueError(f"{runs} runs at once (LOWTIDE_PARALLEL_RUNS) need at least {least(runs)}")
+        return value or usual(runs)
 
     @field_validator("policies")
     @classmethod

@@ -81,7 +81,7 @@ async def test_a_commit_in_flight_decides_before_anybody_works_again(
 ) -> None:
     """Its client is cut off while the server holds the COMMIT: a look at the row shows the old state, a claim waits.
 
-    Control: a claim that does not wait for the row's lock creates the tasks twice.
+    Seen: where the server's end is closed too, the COMMIT never stands, and the second one does the work.
     """
     await people.people(sql)
     await sql.execute(

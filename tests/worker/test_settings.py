@@ -135,3 +135,16 @@ def test_passwords_are_in_no_repr() -> None:
     settings = load(database_url=DATABASE, redis_url="redis://:hunter2@h")
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in str(settings)
+
+
+@pytest.mark.parametrize(("runs", "database", "redis"), [(1, 11, 10), (4, 26, 16), (100, 506, 208)])
+def test_pools_have_what_the_runs_at_once_can_use(runs: int, database: int, redis: int) -> None:
+    settings = load(database_url="postgresql://h/d", parallel_runs=runs)
+    assert (settings.database_pool, settings.redis_pool) == (database, redis)
+
+
+@pytest.mark.parametrize(("name", "least"), [("database_pool", 15), ("redis_pool", 8)])
+def test_a_pool_in_which_runs_would_wait_for_each_other_is_refused(name: str, least: int) -> None:
+    assert getattr(load(database_url="postgresql://h/d", **{name: least}), name) == least
+    with pytest.raises(WrongSettings, match=f"LOWTIDE_{name.upper()}: 4 runs at once .* need at least {least}"):
+        load(database_url="postgresql://h/d", **{name: least - 1})
