@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ SESSION = {
     "tcp_keepalives_count": "3",
 }
 CONNECT_TIMEOUT_S = 10.0
+LISTENER_ASKED_EVERY_S, ANSWER_WITHIN_S = 15.0, 5.0
 CHANNEL = "lowtide"  # of NOTIFY, as lowtide.accept has it
 
 
@@ -121,6 +123,9 @@ class Database:
                     await driver.execute("".join(f"RESET {name};" for name in settings) + _settings(SESSION))
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                     driver.terminate()
+                except BaseException:  # cancelled: nobody must get it with these settings
+                    driver.terminate()
+                    raise
 
     async def listen(self, heard: Callable[[], None]) -> None:
         """Call `heard` once it listens, and for each NOTIFY of `lowtide.enqueue`, until the connection ends.
@@ -133,20 +138,31 @@ class Database:
         try:
             await connection.add_listener(CHANNEL, lambda *_: heard())
             heard()  # for what was said while nobody listened
-            await ended.wait()
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), LISTENER_ASKED_EVERY_S)
+                if not ended.is_set():  # a connection that went silent says nothing of it by itself
+                    await connection.execute("SELECT 1", timeout=ANSWER_WITHIN_S)
         finally:
             connection.terminate()
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        """Connections that do not answer any more are left to the end of the process."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.engine.dispose(), ANSWER_WITHIN_S)
 
 
-def connect(url: str, *, pool_size: int = 10, application_name: str = "lowtide") -> Database:
-    """Nothing is opened yet; the first statement does. Raises ValueError for a URL that is none."""
+def connect(
+    url: str, *, pool_size: int = 10, application_name: str = "lowtide", answer_within_s: float | None = None
+) -> Database:
+    """Nothing is opened yet; the first statement does. Raises ValueError for a URL that is none.
+
+    A statement that is not answered within `answer_within_s` (None: for ever) is given up, and its connection with it.
+    """
     address = Address.parse(url)
 
     async def session() -> asyncpg.Connection:
-        return await open_connection(address, application_name=application_name)
+        return await open_connection(address, application_name=application_name, answer_within_s=answer_within_s)
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -159,19 +175,34 @@ def connect(url: str, *, pool_size: int = 10, application_name: str = "lowtide")
     return Database(engine=engine, sessions=async_sessionmaker(engine, expire_on_commit=False), address=address)
 
 
-async def open_connection(address: Address, *, application_name: str) -> asyncpg.Connection:
+async def open_connection(
+    address: Address, *, application_name: str, answer_within_s: float | None = None
+) -> asyncpg.Connection:
     connection = await asyncpg.connect(
         address.dsn,
         timeout=address.connect_timeout_s,
+        command_timeout=answer_within_s,
         # The URL's own application_name wins: asyncpg merges the URL's settings below the ones given here.
         server_settings=None if "application_name=" in address.dsn else {"application_name": application_name},
     )
-    await connection.execute(_settings(SESSION))
+    _keep_alive(connection)
+    await connection.execute(_settings(SESSION), timeout=address.connect_timeout_s)
     with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
         await connection.execute("SET client_connection_check_interval = '500ms'")
     if connection.get_server_version() >= (17,):
         await connection.execute("SET transaction_timeout = 0")
     return connection
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    """Let the system notice a server that has gone without a word: idle, or with something of ours unanswered."""
+    raw = connection._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for it
+    if raw is None or raw.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000)):
+        if hasattr(socket, name):  # not every system has each
+            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def set_timeouts(connection: asyncpg.Connection, *, statement_s: float, lock_s: float) -> None:

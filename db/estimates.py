@@ -109,7 +109,7 @@ def _count(target: Target) -> str:
     return f"SELECT count(*) FROM ({eligible}) counted"
 
 
-async def census(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> Census:
+async def census(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, within: timedelta) -> Census:
     """Count the eligible rows exactly. One statement, so one snapshot."""
     column = target.quoted_column
     columns = [row["attname"] for row in await connection.fetch(COLUMNS, target.relation)]
@@ -119,6 +119,7 @@ async def census(connection: asyncpg.Connection, target: Target, *, cutoff: date
         f"to_json(min({column})) #>> '{{}}' AS oldest, to_json(max({column})) #>> '{{}}' AS newest "
         f"FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
         cutoff,
+        timeout=within.total_seconds(),
     )
     return Census(**dict(row))
 

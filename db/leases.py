@@ -64,12 +64,14 @@ STANDING = text("""
     FROM lowtide.run WHERE id = :id AND lease_token = :token AND state = 'running'
 """)
 HOLD = text("""
-    SELECT 1 FROM lowtide.run WHERE id = :id AND lease_token = :token AND state = 'running' FOR UPDATE
+    SELECT requested_action FROM lowtide.run
+    WHERE id = :id AND lease_token = :token AND state = 'running' FOR UPDATE
 """)
 RENEW = text("""
     UPDATE lowtide.run
     SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + CAST(:lease AS interval)
     WHERE id = :id AND lease_token = :token AND state = 'running'
+    RETURNING requested_action
 """)
 FREEZE = text("""
     UPDATE lowtide.run
@@ -109,8 +111,12 @@ WAIT = text("""
 """)
 PAUSE = text("""
     UPDATE lowtide.run
-    SET state = 'paused', target = NULL, lease_until = NULL, wait_reason = :wait_reason, requested_action = NULL
+    SET state = CASE requested_action WHEN 'cancel' THEN 'cancelled' ELSE 'paused' END,
+        finished_at = CASE requested_action WHEN 'cancel' THEN clock_timestamp() END,
+        wait_reason = CASE requested_action WHEN 'cancel' THEN NULL ELSE :wait_reason END,
+        target = NULL, lease_until = NULL, requested_action = NULL
     WHERE id = :id AND lease_token = :token AND state = 'running'
+    RETURNING state
 """)
 # Where an operator has asked for something meanwhile, that is what becomes of the run.
 PUT_BACK = text("""
@@ -121,7 +127,7 @@ PUT_BACK = text("""
         not_before = clock_timestamp() + CAST(:delay AS interval),
         wait_reason = CASE requested_action WHEN 'pause' THEN 'paused by an operator' WHEN 'cancel' THEN NULL
                                             ELSE :wait_reason END,
-        attempt = CASE WHEN :anew THEN 1 ELSE attempt + :attempts END,
+        attempt = CASE WHEN batches > :batches_at_claim THEN 1 ELSE attempt + :attempts END,
         error = coalesce(CAST(:error AS jsonb), error)
     WHERE id = :id AND lease_token = :token AND state = 'running'
     RETURNING state
@@ -142,10 +148,16 @@ async def claim(
     return claimed(row._asdict())
 
 
-async def hold(session: AsyncSession, claim: Claim) -> None:
-    """Lock the run's row until the transaction ends, so that the lease can't pass to another meanwhile."""
-    if (await session.execute(HOLD, _key(claim))).one_or_none() is None:
+async def hold(session: AsyncSession, claim: Claim) -> str | None:
+    """Lock the run's row until the transaction ends, so that the lease can't pass to another meanwhile.
+
+    Return what an operator has asked for.
+    """
+    row = (await session.execute(HOLD, _key(claim))).one_or_none()
+    if row is None:
         raise RunFenced(claim.id)
+    action: str | None = row.requested_action
+    return action
 
 
 async def standing(session: AsyncSession, claim: Claim) -> Claim:
@@ -156,8 +168,13 @@ async def standing(session: AsyncSession, claim: Claim) -> Claim:
     return replace(claim, **_facts(row._asdict()))
 
 
-async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> None:
-    await _fenced(session, RENEW, claim, lease=lease)
+async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> str | None:
+    """Return what an operator has asked for."""
+    row = (await session.execute(RENEW, _key(claim) | {"lease": lease})).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    action: str | None = row.requested_action
+    return action
 
 
 async def freeze(
@@ -213,9 +230,13 @@ async def wait(session: AsyncSession, claim: Claim, *, wait_reason: str | None, 
     return Wishes(*row)
 
 
-async def pause(session: AsyncSession, claim: Claim, *, wait_reason: str) -> None:
-    """Until somebody resumes it. The cursor is kept."""
-    await _fenced(session, PAUSE, claim, wait_reason=wait_reason)
+async def pause(session: AsyncSession, claim: Claim, *, wait_reason: str) -> str:
+    """Until somebody resumes it, or for good where its cancel was asked for; return the state. The cursor is kept."""
+    row = (await session.execute(PAUSE, _key(claim) | {"wait_reason": wait_reason})).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    state: str = row.state
+    return state
 
 
 async def put_back(
@@ -225,14 +246,14 @@ async def put_back(
     delay: timedelta = timedelta(0),
     wait_reason: str | None = None,
     error: dict[str, Any] | None = None,
-    got_on: bool = False,
 ) -> str:
     """Back to `queued` with the cursor kept, or to what an operator has asked for; return the state.
 
-    With an `error` it has cost an attempt; where it got on, the first one.
+    With an `error` it has cost an attempt; where it got on since its claim, the first one.
     """
     values = {"delay": delay, "wait_reason": wait_reason, "error": as_jsonb(error), "attempts": int(error is not None)}
-    row = (await session.execute(PUT_BACK, _key(claim) | values | {"anew": got_on})).one_or_none()
+    values |= {"batches_at_claim": claim.batches}
+    row = (await session.execute(PUT_BACK, _key(claim) | values)).one_or_none()
     if row is None:
         raise RunFenced(claim.id)
     state: str = row.state

@@ -14,6 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 MIGRATORS_LOCK = 0x6C6F_7774_6964_65
 
 
+class NewerLedger(Exception):
+    """A newer lowtide has migrated this database."""
+
+
+@cache
+def _known() -> frozenset[str]:
+    """Every revision of this program."""
+    return frozenset(each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def _config() -> Config:
     config = Config()
     # Alembic reads % as the start of an interpolation; a folder may have one in its name.
@@ -42,6 +52,8 @@ def _upgrade(connection: Connection, branches: tuple[str, ...]) -> list[str]:
     config = _config()
     config.attributes["connection"] = connection
     before = _applied(connection)
+    if newer := sorted(before - _known()):
+        raise NewerLedger(f"this database has revision {newer[-1]}, which a newer lowtide has applied; use that one")
     for branch in branches:
         command.upgrade(config, f"{branch}@head")
     return sorted(_with_ancestors(_applied(connection)) - _with_ancestors(before))
@@ -73,4 +85,5 @@ async def pending(session: AsyncSession) -> list[str]:
     if standing.scalar_one() is None:
         return ["lowtide", "tasks"]
     applied = set((await session.execute(text("SELECT version_num FROM lowtide.migration"))).scalars())
-    return [branch for branch, head in heads().items() if head not in applied]
+    newer = {revision.partition("_")[0] for revision in applied - _known()}  # by a newer lowtide: nothing is missing
+    return [branch for branch, head in heads().items() if head not in applied and branch not in newer]

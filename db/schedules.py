@@ -7,11 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 WAS_IN_USE = text("SELECT EXISTS (SELECT FROM lowtide.run WHERE created_at < :at)")
 HAS_RUN = text("SELECT EXISTS (SELECT FROM lowtide.run WHERE id = :id)")
-PAUSED = text("SELECT policy FROM lowtide.paused_schedule")
+PAUSES = text("SELECT policy, resumed_at FROM lowtide.paused_schedule")
 PAUSE = text("""
-    INSERT INTO lowtide.paused_schedule (policy, paused_by) VALUES (:policy, :by) ON CONFLICT (policy) DO NOTHING
+    INSERT INTO lowtide.paused_schedule (policy, paused_by) VALUES (:policy, :by)
+    ON CONFLICT (policy) DO UPDATE SET paused_by = excluded.paused_by, paused_at = now(), resumed_at = NULL
+    WHERE paused_schedule.resumed_at IS NOT NULL
 """)
-RESUME = text("DELETE FROM lowtide.paused_schedule WHERE policy = :policy")
+RESUME = text("UPDATE lowtide.paused_schedule SET resumed_at = now() WHERE policy = :policy AND resumed_at IS NULL")
 
 
 async def was_in_use(session: AsyncSession, *, at: datetime) -> bool:
@@ -23,9 +25,9 @@ async def has_run(session: AsyncSession, run_id: str) -> bool:
     return bool((await session.execute(HAS_RUN, {"id": run_id})).scalar_one())
 
 
-async def paused(session: AsyncSession) -> set[str]:
-    """Names of the policies whose schedules make no runs."""
-    return set((await session.execute(PAUSED)).scalars())
+async def pauses(session: AsyncSession) -> dict[str, datetime | None]:
+    """By policy, when its schedule was resumed; None while it is paused. What lies before makes no runs."""
+    return {row.policy: row.resumed_at for row in await session.execute(PAUSES)}
 
 
 async def pause(session: AsyncSession, policy: str, *, by: str) -> None:

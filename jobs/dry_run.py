@@ -1,7 +1,7 @@
 """What a purge would do: an exact count in one snapshot. Nothing changes but the run itself."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -15,7 +15,7 @@ from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
 from jobs.ways import choose, statements_of
 
-LONGEST_COUNT = "30min"
+LONGEST_COUNT = timedelta(minutes=30)
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
 RECORDED_SPEED = {"full": 500_000.0, "gentle": 100_000.0}
 
@@ -37,14 +37,14 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
 async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
     """On a connection of its own, read only; the heartbeat and the result go over others."""
     pace = run.wishes.pace or "full"
-    async with run.database.tuned(statement_timeout=LONGEST_COUNT) as connection:
+    async with run.database.tuned(statement_timeout=f"{LONGEST_COUNT.total_seconds():.0f}s") as connection:
         speed = await estimates.usual_speed(connection, target, pace=pace)
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 table = await estimates.table(connection, target)
                 choice = await choose(connection, target, table, cutoff=cutoff)
                 refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
-                census = await estimates.census(connection, target, cutoff=cutoff)
+                census = await estimates.census(connection, target, cutoff=cutoff, within=2 * LONGEST_COUNT)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
                 f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"

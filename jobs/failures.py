@@ -12,6 +12,7 @@ Refused
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/ways.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
+  GivenUp          one worker after the other has died of it
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over
 Steered            not a failure: an operator has asked for the run to be paused or cancelled
@@ -70,6 +71,14 @@ class ApprovalNeeded(Refused):
 class TasksMissing(Refused):
     def __init__(self, told: str) -> None:
         super().__init__(f"{told}: the task tables are not in this database; run `lowtide migrate --with-tasks`")
+
+
+class GivenUp(Refused):
+    def __init__(self, times: int) -> None:
+        super().__init__(
+            f"its worker has died {times} times in a row while it worked on this run, or could not go on; see the "
+            "workers' logs. `lowtide retry` tries again"
+        )
 
 
 class SliceOver(Exception):

@@ -5,25 +5,33 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import structlog
+
 from db import leases
-from db.faults import RunFenced
+from db.faults import RunFenced, server_message, sqlstate
 from jobs.background import alongside
-from jobs.failures import is_passing
+from jobs.failures import LOCKED, Steered
 from jobs.run import Run
+
+log = structlog.get_logger()
+
+# Between two tries, where renewing fails.
+AGAIN_S = 0.2
 
 
 @contextlib.asynccontextmanager
 async def heartbeat(run: Run) -> AsyncIterator[None]:
-    """Renew the lease meanwhile. When it has passed to another, what runs inside is cancelled: RunFenced."""
+    """Renew the lease meanwhile. When it has passed to another, or an operator has asked for the run to stop, what runs
+    inside is cancelled: RunFenced, Steered."""
     working = asyncio.current_task()
-    fenced = False
+    heard: RunFenced | Steered | None = None
 
     async def beat() -> None:
-        nonlocal fenced
+        nonlocal heard
         try:
-            await _renew_until_fenced(run)
-        except RunFenced:
-            fenced = True
+            await _renew(run)
+        except (RunFenced, Steered) as exc:
+            heard = exc
             if working is not None:
                 working.cancel()
 
@@ -31,28 +39,34 @@ async def heartbeat(run: Run) -> AsyncIterator[None]:
         try:
             yield
         except asyncio.CancelledError:
-            if not fenced:
+            if heard is None:
                 raise
             if working is not None:
                 working.uncancel()
-            raise RunFenced(run.id) from None
+            raise heard from None
 
 
-async def _renew_until_fenced(run: Run) -> None:
-    """Each batch renews the lease by itself; this does it where none has for a third of the lease."""
+async def _renew(run: Run) -> None:
+    """Each batch renews the lease by itself; this does it where none has for a third of the lease.
+
+    Whatever else goes wrong is tried again: with the row locked by the job's own transaction, every other worker is
+    kept out as well.
+    """
     interval = run.lease.total_seconds() / 3
     while True:
-        await asyncio.sleep(max(run.renewed_at + interval - time.monotonic(), 0.01))
+        await asyncio.sleep(max(run.renewed_at + interval - time.monotonic(), AGAIN_S))
         if run.finished or time.monotonic() < run.renewed_at + interval:
             continue
         try:
             async with run.database.sessions.begin() as session:
-                await leases.renew(session, run.claim, lease=run.lease)
+                action = await leases.renew(session, run.claim, lease=run.lease)
         except RunFenced:
             if not run.finished:
                 raise
         except Exception as exc:
-            # Locked: by the job's own transaction, which keeps every other worker out as well.
-            if not is_passing(exc):
-                raise
-        run.renewed_at = time.monotonic()
+            if sqlstate(exc) != LOCKED:
+                log.warning("heartbeat.failed", run=run.id, error=server_message(exc))
+        else:
+            run.renewed_at = time.monotonic()
+            if action is not None:
+                raise Steered(action)

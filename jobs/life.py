@@ -23,6 +23,7 @@ from jobs.catalog import Job
 from jobs.failures import (
     CANCELLED,
     LOCKED,
+    GivenUp,
     Refused,
     SliceOver,
     Steered,
@@ -181,6 +182,8 @@ class Life:
         return Finished(runs.Glance(run.claim.job, "succeeded", timedelta(0), run.result, None), here=True)
 
     async def _perform(self, run: Run) -> dict[str, Any]:
+        if run.claim.attempt > MOST_ATTEMPTS:
+            raise GivenUp(run.claim.attempt - 1)
         job = self.jobs[run.claim.job]
         try:
             payload = job.payload.model_validate_json(run.claim.payload)
@@ -221,8 +224,8 @@ class Life:
         why = f"{server_message(error)}; `lowtide resume {run.id}` goes on where it stopped"
         log.warning("run.paused", run=run.id, job=run.claim.job, why=why)
         async with self.database.sessions.begin() as session:
-            await leases.pause(session, run.claim, wait_reason=why)
-        return Parked()
+            state = await leases.pause(session, run.claim, wait_reason=why)
+        return await self._finished(run) if state == "cancelled" else Parked()
 
     async def _put_back(
         self,
@@ -240,10 +243,7 @@ class Life:
         try:
             async with self.database.sessions.begin() as session:
                 told = None if error is None else as_error(error)
-                got_on = run.batches > run.claim.batches
-                state = await leases.put_back(
-                    session, run.claim, delay=delay, wait_reason=wait_reason, error=told, got_on=got_on
-                )
+                state = await leases.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
         except Exception as exc:
             if isinstance(exc, RunFenced) or not is_passing(exc):
                 raise

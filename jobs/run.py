@@ -80,7 +80,8 @@ class Run:
         """
         begun, rows, batches = time.monotonic(), self.rows_done, self.batches
         async with self.database.sessions.begin() as session:
-            await leases.hold(session, self.claim)
+            if (action := await leases.hold(session, self.claim)) is not None:
+                raise Steered(action)
             yield session
         if self.batches > batches:  # and now they are committed
             self.observer.batch_committed(self.claim.job, rows=self.rows_done - rows, seconds=time.monotonic() - begun)

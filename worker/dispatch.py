@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
+import asyncpg
 import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +24,7 @@ log = structlog.get_logger()
 MOST_RUNS = 500
 # Between two ticks, however often somebody enqueues: one look finds all that came meanwhile.
 SHORTEST_GAP_S = 0.01
+LOOK_SHARE = 5  # so many times as long as a look took; over a backlog each look is dear
 LISTEN_AGAIN_S = 1.0
 
 
@@ -50,7 +52,14 @@ class Dispatcher:
 
     async def tick(self) -> int:
         """Fire schedules, then ring; return for how many runs it rang. Raises what the servers raise."""
-        await schedules.fire(self._database, self._policies)
+        await self.fire()
+        return await self.look()
+
+    async def fire(self) -> list[str]:
+        return await schedules.fire(self._database, self._policies)
+
+    async def look(self) -> int:
+        """Ring for all that is owed a bell; say of what nobody here can do why it waits."""
         await self._doorbells.surface_the_never_due()
         async with self._database.sessions.begin() as session:
             unknown = await runs.park_unknown(session, jobs=self._jobs)
@@ -80,7 +89,8 @@ class Dispatcher:
         async with alongside(self._listen()):
             await self._kept_alive(lambda: schedules.tell_missed(self._database, self._policies))
             while True:
-                await self._kept_alive(self.tick)
+                await self._kept_alive(self.fire)  # a fault of the one does not stop the other
+                await self._kept_alive(self.look)
                 next_tick = clock() + every.total_seconds()
                 while (left_s := next_tick - clock()) > 0:
                     try:
@@ -88,8 +98,9 @@ class Dispatcher:
                     except TimeoutError:
                         break
                     self._notified.clear()
+                    begun = clock()
                     await self._kept_alive(self.ring)
-                    await asyncio.sleep(SHORTEST_GAP_S)
+                    await asyncio.sleep(max(SHORTEST_GAP_S, LOOK_SHARE * (clock() - begun)))
 
     async def _kept_alive(self, work: Callable[[], Awaitable[object]]) -> None:
         """A server that is away, or one bad look, must not end good runs."""
@@ -98,7 +109,7 @@ class Dispatcher:
         except (RedisError, OSError) as exc:
             log.warning("dispatcher.waiting", error=str(exc))
         except Exception as exc:
-            if not (isinstance(exc, DBAPIError) or is_passing(exc)):
+            if not (isinstance(exc, DBAPIError | asyncpg.PostgresError) or is_passing(exc)):
                 raise
             log.warning("dispatcher.waiting", error=server_message(exc))
 

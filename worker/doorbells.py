@@ -9,6 +9,7 @@ from typing import Any
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
+from redis.exceptions import RedisError
 
 from db.runs import Glance
 from worker import redis_url, wire
@@ -54,6 +55,9 @@ class Doorbells:
                 pipe.zadd(self.queue, {run_id: now}, lt=True)  # a far one must not hold back what is due
             pipe.publish(channel(self.queue), b"")
             added = await pipe.execute(raise_on_error=False)
+        for answer in added:
+            if isinstance(answer, RedisError):  # of each command its own: those before it stand
+                raise answer
         return sum(answer == 1 for answer in added[1:-1:2])
 
     async def ring_again(self, run_id: str, *, after: timedelta) -> None:

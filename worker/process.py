@@ -32,6 +32,8 @@ from worker.settings import Settings, WrongSettings
 log = structlog.get_logger()
 
 START_WITHIN = timedelta(seconds=30)
+# Above the statement_timeout of every session (db/engine.py): then it is not the statement that takes long.
+ANSWER_WITHIN = timedelta(minutes=5, seconds=30)
 
 
 class Unreachable(Exception):
@@ -52,7 +54,7 @@ class Servers:
 @contextlib.asynccontextmanager
 async def servers(settings: Settings) -> AsyncIterator[Servers]:
     """Pools for both servers; nothing is opened before it is needed."""
-    database = open_database(settings)
+    database = open_database(settings, answer_within_s=ANSWER_WITHIN.total_seconds())
     redis = open_redis(settings)
     try:
         yield Servers(database, redis, settings.queue)
@@ -61,8 +63,9 @@ async def servers(settings: Settings) -> AsyncIterator[Servers]:
         await database.close()
 
 
-def open_database(settings: Settings) -> Database:
-    database = engine.connect(settings.database_url.get_secret_value(), pool_size=settings.database_pool or 1)
+def open_database(settings: Settings, *, answer_within_s: float | None = None) -> Database:
+    url, most = settings.database_url.get_secret_value(), settings.database_pool or 1
+    database = engine.connect(url, pool_size=most, answer_within_s=answer_within_s)
     for option in database.address.ignored:
         log.warning("database_url.ignored", option=option)
     return database

@@ -162,11 +162,17 @@ class QueueWorker(Worker):
     async def _screened(self, names: list[bytes]) -> list[bytes]:
         if not names:
             return []
-        messages = await self.doorbells.look_at(names)
-        return [name for name, message in zip(names, messages, strict=True) if await self._may_pass(name, message)]
+        messages, passed = await self.doorbells.look_at(names), []
+        for name, message in zip(names, messages, strict=True):
+            verdict = await self._may_pass(name, message)
+            if verdict is None:
+                break  # PostgreSQL is away: what comes after would wait for it as long again
+            if verdict:
+                passed.append(name)
+        return passed
 
-    async def _may_pass(self, name: bytes, message: Message) -> bool:
-        """The inbox's word. The ledger being away is no reason to let a message through, nor to stop."""
+    async def _may_pass(self, name: bytes, message: Message) -> bool | None:
+        """The inbox's word; None where the ledger could not be asked, after a while."""
         try:
             return await self.inbox.passes(name, message)
         except RedisError:
@@ -176,8 +182,9 @@ class QueueWorker(Worker):
                 log.warning("postgresql.away", error=server_message(exc))
             else:
                 log.error("message.failed", id=wire.excerpt(name), **as_error(exc))  # noqa: TRY400 - as below
-            await asyncio.sleep(WAIT_FOR_POSTGRESQL.total_seconds())
-            return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.life.stopping.wait(), WAIT_FOR_POSTGRESQL.total_seconds())
+            return None if is_passing(exc) else False
 
     async def run_job(self, job_id: str, score: int = 0) -> None:  # noqa: ARG002 - arq's signature
         """Serve one message. Whatever goes wrong concerns this message alone."""

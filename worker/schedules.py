@@ -1,5 +1,6 @@
 """Schedules: when a policy's purge is due by the clock. The ledger makes each fire time one run over all workers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -37,6 +38,13 @@ class FireTime:
     def run_id(self) -> str:
         return f"schedule:{self.policy.name}:{isoformat(self.at)}"
 
+    def is_paused(self, pauses: Mapping[str, datetime | None]) -> bool:
+        """Whether its schedule is paused, or was when this time came."""
+        if self.policy.name not in pauses:
+            return False
+        resumed = pauses[self.policy.name]
+        return resumed is None or self.at <= resumed
+
 
 def last_fire_time(policy: Policy, *, now: datetime) -> FireTime | None:
     """The newest fire time at or before `now`, if it is not too late for it; in UTC."""
@@ -69,11 +77,11 @@ async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:
     async with database.sessions.begin() as session:
         now = await clock.now(session)
         found = [fired for policy in policies if (fired := last_fire_time(policy, now=now)) is not None]
-        paused = await standing.paused(session) if found else set()
+        pauses = await standing.pauses(session) if found else {}
         due = [
             fired
             for fired in found
-            if fired.policy.name not in paused
+            if not fired.is_paused(pauses)
             and (now - fired.at < ON_TIME or await standing.was_in_use(session, at=fired.at))
         ]
     return [fired.run_id for fired in due if await _accept(database, fired)]
@@ -83,11 +91,11 @@ async def tell_missed(database: Database, policies: tuple[Policy, ...]) -> list[
     """Log the fire times of the last day that nobody saw and that it is too late for by now; return them."""
     async with database.sessions.begin() as session:
         now = await clock.now(session)
-        paused = await standing.paused(session)
+        pauses = await standing.pauses(session)
         missed = []
         for policy in policies:
             found = _newest(policy, since=now - TOLD, now=now)
-            if found is None or now - found.at < LATEST or policy.name in paused:
+            if found is None or now - found.at < LATEST or found.is_paused(pauses):
                 continue
             if await standing.was_in_use(session, at=found.at) and not await standing.has_run(session, found.run_id):
                 missed.append(found)

@@ -22,6 +22,7 @@ ROLES = (Path(__file__).parents[2] / "docs" / "roles.sql").read_text()
 async def roles(sql: asyncpg.Connection) -> AsyncIterator[None]:
     """The two, and a login for each. Roles belong to the server: they go with the test."""
     await sql.execute(ROLES)
+    await sql.execute(ROLES)  # again, as after a later migration
     await sql.execute("CREATE ROLE service LOGIN PASSWORD 'secret' IN ROLE lowtide_enqueuer")
     await sql.execute("CREATE ROLE night LOGIN PASSWORD 'secret' IN ROLE lowtide_worker")
     yield

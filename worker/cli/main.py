@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from db.faults import Conflict, server_message, sqlstate
+from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
 from jobs.failures import LOCKED, Refused, is_passing
 from worker import telemetry
@@ -31,7 +32,20 @@ EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
     ((WrongSettings, USAGE_ERROR), USAGE),
-    ((Refused, Conflict, NotMigrated, MisfitTables, NoSuchRun, NotToBeSteered, EmbeddedError, WrongEndState), FAILED),
+    (
+        (
+            Refused,
+            Conflict,
+            NewerLedger,
+            NotMigrated,
+            MisfitTables,
+            NoSuchRun,
+            NotToBeSteered,
+            EmbeddedError,
+            WrongEndState,
+        ),
+        FAILED,
+    ),
 )
 
 app = typer.Typer(

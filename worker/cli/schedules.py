@@ -28,14 +28,14 @@ def list_them(as_json: Json = False) -> None:
 
     async def listed() -> None:
         async with session.database(session.load()) as database, database.sessions.begin() as opened:
-            now, paused = await clock.now(opened), await standing.paused(opened)
+            now, pauses = await clock.now(opened), await standing.pauses(opened)
         found = [
             {
                 "policy": policy.name,
                 "schedule": policy.schedule,
                 "timezone": policy.timezone,
                 "next": isoformat(next_fire_time(policy, now=now)),
-                "paused": policy.name in paused,
+                "paused": pauses.get(policy.name, now) is None,
             }
             for policy in DEFAULT
             if policy.schedule is not None

@@ -11,7 +11,8 @@ PAUSED = """
 CREATE TABLE lowtide.paused_schedule (
     policy text PRIMARY KEY,
     paused_by text NOT NULL,
-    paused_at timestamptz NOT NULL DEFAULT now()
+    paused_at timestamptz NOT NULL DEFAULT now(),
+    resumed_at timestamptz
 )
 """
 
