@@ -1,12 +1,16 @@
 """Connections: what of a URL is taken, how a server is named, and what each session sets."""
 
+import asyncio
+import socket
+
 import asyncpg
 import pytest
 from sqlalchemy import text
 
 from db import engine
-from db.engine import Address
+from db.engine import Address, Database
 from db.tasks import insert
+from tests.proxy import behind_a_proxy
 from worker.embedded import Postgres
 
 
@@ -79,3 +83,26 @@ async def test_a_copy_outside_of_a_transaction_is_refused(database: engine.Datab
             await insert(session, [(1, "t", None, "pending", "low", 1, 1)])
         await session.rollback()
     assert await sql.fetchval("SELECT count(*) FROM task") == 0
+
+
+async def test_sockets_are_kept_alive(database: Database) -> None:
+    """So that a server that went without a word is noticed by the system."""
+    async with database.autocommit() as connection:
+        raw = connection._transport.get_extra_info("socket")
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+
+
+async def test_a_listener_whose_connection_went_silent_gives_it_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection stands, and nothing comes through any more. Control: it listened for ever."""
+    monkeypatch.setattr(engine, "LISTENER_ASKED_EVERY_S", 0.1)
+    monkeypatch.setattr(engine, "ANSWER_WITHIN_S", 0.3)
+    heard = asyncio.Event()
+    async with behind_a_proxy(database) as (through, proxy):
+        listening = asyncio.create_task(through.listen(heard.set))
+        await heard.wait()
+        proxy.freeze()
+        with pytest.raises((TimeoutError, asyncpg.InterfaceError)):
+            await asyncio.wait_for(listening, 5)

@@ -8,12 +8,12 @@ import pytest
 import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlmodel import SQLModel
 
 from db import engine
 from db.engine import Database
-from db.migrate import migrate, pending
+from db.migrate import NewerLedger, migrate, pending
 from db.tasktables import MisfitTables
 
 LEDGER = ["lowtide_0001", "lowtide_0002", "lowtide_0003"]
@@ -150,3 +150,16 @@ async def test_updated_at_follows_plain_updates_and_yields_to_a_statement_that_s
     assert await sql.fetchval("SELECT updated_at > '2026-01-01' FROM project")
     await sql.execute("UPDATE project SET name = 'r', updated_at = '2021-02-03'")
     assert str(await sql.fetchval("SELECT updated_at::date FROM project")) == "2021-02-03"
+
+
+async def test_a_ledger_that_a_newer_lowtide_has_migrated_will_do(empty_url: str) -> None:
+    """Workers of the version before go on in a rolling deploy; to migrate is the newer one's."""
+    database = engine.connect(empty_url)
+    await migrate(database.engine, with_tasks=True)
+    newer = "UPDATE lowtide.migration SET version_num = 'lowtide_9999' WHERE version_num LIKE 'low%'"
+    async with database.sessions.begin() as session:
+        await session.execute(text(newer))
+        assert await pending(session) == []
+    with pytest.raises(NewerLedger, match="lowtide_9999"):
+        await migrate(database.engine, with_tasks=True)
+    await database.close()
