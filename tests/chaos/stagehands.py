@@ -81,12 +81,20 @@ class Act:
         return f"{title} {self.number}"
 
     async def ended(self, sql: asyncpg.Connection, *, within_s: float = 30) -> None:
-        await eventually(
-            lambda: sql.fetchval(
-                "SELECT bool_and(finished_at IS NOT NULL) FROM lowtide.run WHERE id = ANY($1)", self.ids
-            ),
-            within_s=within_s,
-        )
+        all_ended = "SELECT bool_and(finished_at IS NOT NULL) FROM lowtide.run WHERE id = ANY($1)"
+        try:
+            await eventually(lambda: sql.fetchval(all_ended, self.ids), within_s=within_s)
+        except AssertionError as exc:
+            standing = await sql.fetch(
+                "SELECT id, state, attempt, rows_done, wait_reason, not_before, lease_until, worker, now() "
+                "FROM lowtide.run WHERE id = ANY($1) AND finished_at IS NULL",
+                self.ids,
+            )
+            sessions = await sql.fetch(
+                "SELECT pid, state, wait_event, left(query, 80) AS query, xact_start FROM pg_stat_activity "
+                "WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+            )
+            raise AssertionError(f"not ended: {standing}; open: {sessions}") from exc
 
     async def check(self, sql: asyncpg.Connection) -> None:
         """The effect stands once, and the ledger's counters are what really changed."""
