@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import asyncpg
-import pytest
 import pytest_asyncio
 from redis.exceptions import RedisError
 
@@ -151,7 +150,6 @@ async def _is_alone(sql: asyncpg.Connection, act: Act) -> bool:
     return [row["id"] for row in left] == [act.id_of("purge")]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the servers' processes are another user's")
 async def test_backends_that_freeze_in_the_middle(own_postgres: Postgres, own_valkey: Valkey) -> None:
     """What they hold stays locked, and what they were about to commit decides when they wake up."""
     drawn = chance("frozen")
