@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.faults import RunFenced
@@ -153,26 +153,20 @@ async def hold(session: AsyncSession, claim: Claim) -> str | None:
 
     Return what an operator has asked for.
     """
-    row = (await session.execute(HOLD, _key(claim))).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, HOLD, claim, {})
     action: str | None = row.requested_action
     return action
 
 
 async def standing(session: AsyncSession, claim: Claim) -> Claim:
     """The claim as its batches have left it by now."""
-    row = (await session.execute(STANDING, _key(claim))).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, STANDING, claim, {})
     return replace(claim, **_facts(row._asdict()))
 
 
 async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> str | None:
     """Return what an operator has asked for."""
-    row = (await session.execute(RENEW, _key(claim) | {"lease": lease})).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, RENEW, claim, {"lease": lease})
     action: str | None = row.requested_action
     return action
 
@@ -185,9 +179,7 @@ async def freeze(
     The cutoff is `keep` before the run was created, by the database's clock.
     """
     values = {"keep": keep, "policy": policy, "target": target, **asdict(wishes)}
-    row = (await session.execute(FREEZE, _key(claim) | values)).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, FREEZE, claim, values)
     facts = _facts(row._asdict())
     return facts["cutoff"], facts["wishes"]
 
@@ -224,17 +216,13 @@ async def finish(
 
 async def wait(session: AsyncSession, claim: Claim, *, wait_reason: str | None, lease: timedelta) -> Wishes:
     """Say why the run waits, or with None that it goes on; return what an operator wishes by now."""
-    row = (await session.execute(WAIT, _key(claim) | {"wait_reason": wait_reason, "lease": lease})).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, WAIT, claim, {"wait_reason": wait_reason, "lease": lease})
     return Wishes(*row)
 
 
 async def pause(session: AsyncSession, claim: Claim, *, wait_reason: str) -> str:
     """Until somebody resumes it, or for good where its cancel was asked for; return the state. The cursor is kept."""
-    row = (await session.execute(PAUSE, _key(claim) | {"wait_reason": wait_reason})).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, PAUSE, claim, {"wait_reason": wait_reason})
     state: str = row.state
     return state
 
@@ -253,11 +241,17 @@ async def put_back(
     """
     values = {"delay": delay, "wait_reason": wait_reason, "error": as_jsonb(error), "attempts": int(error is not None)}
     values |= {"batches_at_claim": claim.batches}
-    row = (await session.execute(PUT_BACK, _key(claim) | values)).one_or_none()
-    if row is None:
-        raise RunFenced(claim.id)
+    row = await _held(session, PUT_BACK, claim, values)
     state: str = row.state
     return state
+
+
+async def _held(session: AsyncSession, statement: TextClause, claim: Claim, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a row of one of the statements above
+    """The run's row, as the statement returns it. Raises RunFenced where the claim no longer stands."""
+    row = (await session.execute(statement, _key(claim) | values)).one_or_none()
+    if row is None:
+        raise RunFenced(claim.id)
+    return row
 
 
 async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values: Any) -> None:  # noqa: ANN401 - a statement, and its parameters

@@ -47,9 +47,8 @@ async def guard(
     small_blocks: int = SMALL_BLOCKS,
 ) -> None:
     """Explain the statements, and look at what references the table. Raises QueryPlanRefused; nothing has run then."""
-    await require_rights(connection, target, statements)
-    for given in statements:
-        plan = await queryplans.explain(connection, given)
+    plans = await require_rights(connection, target, statements)
+    for given, plan in zip(statements, plans, strict=True):
         if not any(node["Node Type"] == "Seq Scan" for node in _nodes(plan["Plan"]) if _is_of(node, target)):
             continue
         blocks = await queryplans.blocks_of(connection, target.relation)
@@ -67,13 +66,14 @@ async def guard(
             raise _refused(told, advice, statement="window", table=reference.relation, index=index)
 
 
-async def require_rights(connection: asyncpg.Connection, target: Target, statements: Sequence[Stated]) -> None:
-    """Raises RightsMissing where our role may not execute one of them: EXPLAIN asks for the same rights."""
-    for given in statements:
-        try:
-            await queryplans.explain(connection, given)
-        except asyncpg.InsufficientPrivilegeError as exc:
-            raise await _rights_missing(connection, target, server_message(exc)) from exc
+async def require_rights(
+    connection: asyncpg.Connection, target: Target, statements: Sequence[Stated]
+) -> list[dict[str, Any]]:
+    """The statements' query plans. Raises RightsMissing where our role may not execute one of them."""
+    try:
+        return [await queryplans.explain(connection, given) for given in statements]
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise await _rights_missing(connection, target, server_message(exc)) from exc
 
 
 async def _rights_missing(connection: asyncpg.Connection, target: Target, told: str) -> RightsMissing:
