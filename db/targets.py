@@ -1,6 +1,9 @@
 """What a sweep is about: a table, and which of its rows are eligible. Everything that comes from it is quoted."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Epoch = Literal["seconds", "milliseconds", "microseconds"]
 
 
 @dataclass(frozen=True)
@@ -11,6 +14,8 @@ class Target:
     table: str
     column: str
     where: str | None = None  # SQL from the policy file, never from a payload
+    epoch: Epoch | None = None  # what a column of integers counts since 1970
+    timezone: str = "UTC"  # whose clock a column of dates, or of timestamps without a zone, follows
 
     @property
     def relation(self) -> str:

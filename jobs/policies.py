@@ -1,10 +1,23 @@
-"""Retention policies: which rows of which table go, when, and how old they must be."""
+"""Retention policies: which rows of which table go, when, how old they must be, and what a run may do at most."""
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import time, timedelta
+from typing import Literal
 
 from db.targets import Target
 from jobs.pace import GENTLE, Pace
+
+# What becomes of rows of other tables that point to a row: they go with it, or keep it.
+Children = Literal["delete", "block"]
+
+
+@dataclass(frozen=True)
+class Hours:
+    """When a run may work, by the clock of the policy's timezone. `end` before `start` goes over midnight."""
+
+    start: time
+    end: time
 
 
 @dataclass(frozen=True)
@@ -17,6 +30,13 @@ class Policy:
     schedule: str | None = None  # a cron expression, in `timezone`; None: only when asked for
     timezone: str = "UTC"
     pace: Pace = GENTLE
+    children: Mapping[str, Children] = field(default_factory=dict)  # by table, as `table` or `schema.table`
+    max_share: float = 0.6  # more of the table's rows (and 10,000) go only with an approval
+    hours: Hours | None = None
+    max_rows: int | None = None  # of one run; what is left goes in the next
+    max_seconds: int | None = None
+    partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
+    vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
 
 
 OLD_DELETED_TASKS = Policy(
