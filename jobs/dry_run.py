@@ -1,4 +1,4 @@
-"""What a purge would do: an exact count in one snapshot. Nothing changes but the run itself."""
+"""What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,11 +6,14 @@ from typing import Any
 
 import asyncpg
 
-from db import estimates
+from db import blast, estimates
 from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target
+from jobs import plans
+from jobs.blast import LAST_RUNS, broken_rule
 from jobs.failures import Refused
+from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
 from jobs.ways import choose, statements_of
@@ -18,6 +21,7 @@ from jobs.ways import choose, statements_of
 LONGEST_COUNT = timedelta(minutes=30)
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
 RECORDED_SPEED = {"full": 500_000.0, "gentle": 100_000.0}
+EVERY_ROW = 2**62
 
 
 class CountTookTooLong(Refused):
@@ -34,32 +38,66 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
-    """On a connection of its own, read only; the heartbeat and the result go over others."""
-    pace = run.wishes.pace or "full"
+async def children_of(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> dict[str, int]:  # noqa: ARG001 - no policy has children yet
+    """Rows of other tables that would go along, by table."""
+    return {}
+
+
+async def kept_of(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> dict[str, int]:  # noqa: ARG001 - nothing is held yet
+    """Eligible rows that would stay: `held`, and `blocked` by children."""
+    return {"held": 0, "blocked": 0}
+
+
+async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
+    """End the run with what was counted, and with its plan. Raises CountTookTooLong.
+
+    On a connection of its own, read only; the heartbeat and the result go over others.
+    """
     async with run.database.tuned(statement_timeout=f"{LONGEST_COUNT.total_seconds():.0f}s") as connection:
-        speed = await estimates.usual_speed(connection, target, pace=pace)
         try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                table = await estimates.table(connection, target)
-                choice = await choose(connection, target, table, cutoff=cutoff)
-                refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
-                census = await estimates.census(connection, target, cutoff=cutoff, within=2 * LONGEST_COUNT)
+            counts, result = await _counted(connection, run, policy, cutoff)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
-                f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
+                f"counting the rows of {policy.target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
             ) from exc
+    result |= {"policy": policy.name, "table": policy.target.name, "plan": run.id}
+    async with run.transaction() as session:
+        await plans.store(session, run.id, policy, keep=keep, cutoff=cutoff, counts=counts)
+        await run.succeed(session, result)
+    return result
+
+
+async def _counted(
+    connection: asyncpg.Connection, run: Run, policy: Policy, cutoff: datetime
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the plan is about, and the run's result."""
+    pace, target = run.wishes.pace or "full", policy.target
+    speed = await estimates.usual_speed(connection, target, pace=pace)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        table = await estimates.table(connection, target)
+        choice = await choose(connection, target, table, cutoff=cutoff)
+        refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
+        census = await estimates.census(connection, target, cutoff=cutoff, within=2 * LONGEST_COUNT)
+        kept = await kept_of(connection, policy, cutoff)
+        children = await children_of(connection, policy, cutoff)
+        rows = await blast.rows(connection, target, most=EVERY_ROW)
+        earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
+    going = min(census.eligible - sum(kept.values()), EVERY_ROW if run.wishes.max_rows is None else run.wishes.max_rows)
+    counts = {"eligible": census.eligible, "going": going, "rows": rows, "children": children} | kept
+    broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     refusal = {} if refused is None else {"refused": refused}
-    return refusal | {
+    result = counts | {
         "dry_run": True,
         "purged": 0,
-        "eligible": census.eligible,
+        "share": round(going / rows, 4) if rows else 0.0,
+        "needs_approval": None if broken is None else broken[1],
         "bytes": census.bytes,
         "cutoff": isoformat(cutoff),
         "oldest": census.oldest,
         "newest": census.newest,
         "pace": pace,
         "way": choice.told,
-        "seconds": round(census.eligible / (speed or RECORDED_SPEED[pace]), 1),
+        "seconds": round(going / (speed or RECORDED_SPEED[pace]), 1),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
+    return counts, refusal | result

@@ -1,8 +1,10 @@
 """Retention policies: which rows of which table go, when, how old they must be, and what a run may do at most."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import time, timedelta
+from hashlib import sha256
 from typing import Literal
 
 from db.targets import Target
@@ -36,7 +38,15 @@ class Policy:
     max_rows: int | None = None  # of one run; what is left goes in the next
     max_seconds: int | None = None
     partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
-    vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
+    vacuum_share: float | None = (
+        0.1  # VACUUM after a purge where more of the where more of the rows are dead; None: never
+    )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it says, in hex: two policies that differ in anything differ in it."""
+        said = asdict(self) | {"pace": self.pace.name}
+        return sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 OLD_DELETED_TASKS = Policy(
