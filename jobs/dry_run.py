@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from db import estimates
+from db import columns, estimates
 from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target
@@ -42,9 +42,10 @@ async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 table = await estimates.table(connection, target)
-                choice = await choose(connection, target, table, cutoff=cutoff)
-                refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
-                census = await estimates.census(connection, target, cutoff=cutoff, within=2 * LONGEST_COUNT)
+                eligible = await columns.eligible(connection, target, cutoff=cutoff)
+                choice = await choose(connection, eligible, table)
+                refused = await _why_refused(connection, target, statements_of(eligible, choice.way))
+                census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
                 f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"

@@ -12,8 +12,8 @@ from pydantic import Field, Strict, model_validator
 
 from db import leases
 from db.leases import Wishes
+from jobs import members
 from jobs import pace as paces
-from jobs import passes
 from jobs.dry_run import count
 from jobs.failures import ApprovalNeeded, NotFound, Waiting
 from jobs.fields import BIGINT, Payload, Text
@@ -59,7 +59,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
-    outcome = await passes.purge(run, policy.target, cutoff, health=health)
+    outcome = await members.purge(run, policy, cutoff, health=health)
     result = {
         "purged": run.rows_done,
         "cutoff": isoformat(cutoff),
@@ -70,8 +70,8 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
         "pace": run.wishes.pace,
         "way": outcome.way,
     }
-    if outcome.reason is not None:
-        result["reason"] = outcome.reason
+    if outcome.reasons:
+        result["reason"] = "; ".join(outcome.reasons)
     if health.unknown:
         result["unknown"] = sorted(health.unknown)
     return result
