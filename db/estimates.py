@@ -31,6 +31,15 @@ class Census:
     newest: str | None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Rows that stay although their time has come. `by` is by constraint; a row may be kept by several."""
+
+    held: int
+    blocked: int  # and not held
+    by: dict[str, int]
+
+
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
 # DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 TABLE = """
@@ -101,6 +110,17 @@ def stated_count(eligible: Eligible, *, most: int) -> Stated:
 
 def _count(eligible: Eligible) -> str:
     return f"SELECT count(*) FROM (SELECT 1 FROM {eligible.rows} WHERE {eligible.indexable} LIMIT $1) counted"
+
+
+async def kept(connection: asyncpg.Connection, eligible: Eligible) -> Kept:
+    held, blocked = eligible.held or "false", list(eligible.blocked.values())
+    some = " OR ".join(f"({each})" for each in blocked) or "false"
+    row = await connection.fetchrow(
+        f"SELECT count(*) FILTER (WHERE {held}), count(*) FILTER (WHERE ({held}) IS NOT TRUE AND ({some}))"
+        f"{''.join(f', count(*) FILTER (WHERE {each})' for each in blocked)} "
+        f"FROM {eligible.rows} WHERE {eligible.but_kept}"
+    )
+    return Kept(row[0], row[1], dict(zip(eligible.blocked, row[2:], strict=True)))
 
 
 async def census(connection: asyncpg.Connection, eligible: Eligible, *, within: timedelta) -> Census:

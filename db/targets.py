@@ -47,7 +47,8 @@ class Eligible:
     target: Target
     kind: str  # the type that the column is compared as, as SQL: bigint for all integers
     before: str  # the cutoff as a value of that type, as text: rows below it are eligible
-    kept: Mapping[str, str] = field(default_factory=dict)  # by why, SQL that is true for rows that stay all the same
+    held: str | None = None  # SQL that is true for rows that a hold keeps
+    blocked: Mapping[str, str] = field(default_factory=dict)  # the same of rows that others keep, by their constraints
 
     @property
     def rows(self) -> str:
@@ -67,10 +68,16 @@ class Eligible:
         """The same condition as an index on the column can answer it."""
         return self._and_kept(self._before, "({})")
 
-    def but_kept(self, why: str) -> str:
-        """Rows that would be eligible, and stay for this reason."""
+    @property
+    def kept(self) -> list[str]:
+        """SQL, each true for rows that stay although their time has come."""
+        return ([] if self.held is None else [self.held]) + list(self.blocked.values())
+
+    @property
+    def but_kept(self) -> str:
+        """Rows that stay although their time has come."""
         where = "" if self.target.where is None else f" AND ({self.target.where})"
-        return f"{self._before}{where} AND ({self.kept[why]})"
+        return f"{self._before}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
 
     @property
     def least(self) -> str:
@@ -94,7 +101,7 @@ class Eligible:
 
     def _and_kept(self, condition: str, form: str) -> str:
         where = "" if self.target.where is None else " AND " + form.format(self.target.where)
-        return condition + where + "".join(f" AND ({kept}) IS NOT TRUE" for kept in self.kept.values())
+        return condition + where + "".join(f" AND ({kept}) IS NOT TRUE" for kept in self.kept)
 
 
 def quoted(identifier: str) -> str:

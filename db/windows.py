@@ -86,7 +86,7 @@ def delete(eligible: Eligible, part: Part, *, most: int | None = None, skip_lock
     write for each. So only those are chosen that anybody has ever locked (xmax); one that gets locked at this very
     moment is waited for, as without.
     """
-    rows = _rows(eligible, part)
+    rows = rows_of(eligible, part)
     limit = "" if most is None else f" LIMIT ($1::text[])[{len(part.args) + 1}]::bigint"
     if limit:
         chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{PAST_LOCKS if skip_locked else ''}))"
@@ -97,9 +97,16 @@ def delete(eligible: Eligible, part: Part, *, most: int | None = None, skip_lock
     return Change(f"DELETE {rows}{chosen}", args=[*part.args, str(most or 0)])
 
 
+def chosen(eligible: Eligible, part: Part, *, most: int | None, skip_locked: bool) -> Part:
+    """A query that locks the part's eligible rows, and returns the array of their places."""
+    limit = "" if most is None else f" LIMIT {most}"
+    locked = f"SELECT ctid {rows_of(eligible, part)}{limit} FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
+    return Part(f"SELECT coalesce(array_agg(ctid), '{{}}') FROM ({locked}) chosen", part.args)
+
+
 def noting(change: Change, counter: str) -> Change:
     """The change, and one under `counter`: some of its rows may be left."""
-    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
+    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, 1)")
 
 
 def counting_locked(change: Change, eligible: Eligible, part: Part, counter: str) -> Change:
@@ -107,9 +114,14 @@ def counting_locked(change: Change, eligible: Eligible, part: Part, counter: str
 
     A limit or a trigger may have kept others.
     """
-    rows = _rows(eligible, part)
+    rows = rows_of(eligible, part)
     free = f"SELECT count(*) FROM (SELECT 1 {rows}{PAST_LOCKS}) free"
-    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
+    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
+
+
+def _also(change: Change, counted: str) -> Change:
+    """Count this too, after the change."""
+    return replace(change, after=counted if change.after is None else f"SELECT ({change.after}) || ({counted})")
 
 
 def pass_over(counter: str) -> Change:
@@ -122,7 +134,7 @@ async def first_eligible(
 ) -> Place | None:
     """The place of the first eligible row of the range."""
     part = between(first, last)
-    row = await connection.fetchval(f"SELECT ctid {_rows(eligible, part)} LIMIT 1", part.args)
+    row = await connection.fetchval(f"SELECT ctid {rows_of(eligible, part)} LIMIT 1", part.args)
     return None if row is None else Place(*row)
 
 
@@ -148,7 +160,7 @@ async def places(
     found: list[tuple[int, int]] = await connection.fetchval(
         f"""
         SELECT coalesce(array_agg(ctid ORDER BY ctid), '{{}}') FROM (
-            SELECT ctid {_rows(eligible, part)} AND (ctid > ($1::text[])[3]::tid) IS TRUE ORDER BY ctid LIMIT $2
+            SELECT ctid {rows_of(eligible, part)} AND (ctid > ($1::text[])[3]::tid) IS TRUE ORDER BY ctid LIMIT $2
         ) listed
         """,
         [*part.args, after.ctid],
@@ -182,7 +194,7 @@ def _stated(eligible: Eligible, part: Part, settings: Mapping[str, str]) -> list
     ]
 
 
-def _rows(eligible: Eligible, part: Part) -> str:
+def rows_of(eligible: Eligible, part: Part) -> str:
     return f"FROM {eligible.rows} WHERE {part.sql} AND {eligible.condition}"
 
 

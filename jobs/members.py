@@ -3,22 +3,26 @@
 The cursor: `member` is the oid of the relation that is worked on, `before_it` what came of those before it.
 """
 
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
-from db import columns, relations
+from db import columns, estimates, relations
 from db.columns import UnfitColumn
+from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
-from jobs import passes
+from db.trees import Tree
+from jobs import children, passes
 from jobs.failures import Refused
 from jobs.health import Health
 from jobs.passes import Outcome
 from jobs.policies import Policy
 from jobs.run import Run
+from jobs.values import LONGEST_LOOK_S
 from jobs.ways import NotATable
 
 MOST_REASONS = 5
@@ -30,6 +34,7 @@ class Total:
     """What came of all relations; the ways and the reasons of the first few."""
 
     over: dict[str, int] = field(default_factory=lambda: dict.fromkeys(passes.PASSED_OVER, 0))
+    blocked_by: dict[str, int] = field(default_factory=dict)  # by constraint; a row may be kept by several
     remaining: bool = False
     reasons: list[str] = field(default_factory=list)
     passes: int = 0
@@ -46,6 +51,18 @@ class Total:
         if outcome.reason is not None and len(self.reasons) < MOST_REASONS:
             self.reasons.append(outcome.reason if alone else f"{relation.name}: {outcome.reason}")
 
+    def keep(self, kept: Kept | None) -> None:
+        """None: they could not be counted."""
+        if kept is None:
+            self.reasons.append(
+                f"to count what is kept takes longer than {LONGEST_LOOK_S} s: held and blocked are too low"
+            )
+            return
+        self.over["held"] += kept.held
+        self.over["blocked"] += kept.blocked
+        for constraint, rows in kept.by.items():
+            self.blocked_by[constraint] = self.blocked_by.get(constraint, 0) + rows
+
 
 async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
@@ -54,13 +71,27 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
-            eligible = await resolved(connection, relation, policy.target, cutoff)
-        outcome = await passes.purge(run, eligible, health=health)
+            eligible, tree = await scope(connection, relation, policy, cutoff)
+        outcome = await passes.purge(run, eligible, tree, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
+        total.keep(await _kept(run, eligible))
         await run.keep({"next": relation.oid + 1, "before_it": asdict(total)} | _lasting(run))
         if run.spent:
             break
     return total
+
+
+async def _kept(run: Run, eligible: Eligible) -> Kept | None:
+    if not eligible.kept:
+        return Kept(0, 0, {})
+    begun = time.monotonic()
+    try:
+        async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
+            return await estimates.kept(connection, eligible)
+    except asyncpg.QueryCanceledError:
+        if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
+            raise
+    return None
 
 
 async def _present(run: Run, target: Target) -> Relation | None:
@@ -83,6 +114,16 @@ async def resolved(connection: asyncpg.Connection, relation: Relation, target: T
         return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
     except UnfitColumn as exc:
         raise Refused(str(exc)) from exc
+
+
+async def scope(
+    connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime
+) -> tuple[Eligible, Tree | None]:
+    """What goes of this relation, and with it (None: nothing more). Raises NotATable, ChildrenUndeclared, Refused."""
+    eligible = await resolved(connection, relation, policy.target, cutoff)
+    tree = await children.tree(connection, relation.oid, policy.children)
+    eligible = replace(eligible, blocked=tree.blocked(eligible, relation.oid))
+    return eligible, tree if tree.needed else None
 
 
 KINDS = {

@@ -7,6 +7,7 @@ import asyncpg
 
 from db import estimates, leases
 from db.targets import Eligible
+from db.trees import Tree
 from jobs.blocks import Blocks
 from jobs.health import Health
 from jobs.queryplans import guard
@@ -16,7 +17,7 @@ from jobs.values import LONGEST_LOOK_S, LookTookTooLong, Values
 from jobs.ways import AHEAD_ROWS, choose, counter, statements_of
 
 MOST_PASSES = 5
-PASSED_OVER = ("locked", "slow", "blocked")
+PASSED_OVER = ("locked", "held", "blocked", "slow")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Outcome:
     way: str
 
 
-async def purge(run: Run, eligible: Eligible, *, health: Health) -> Outcome:
+async def purge(run: Run, eligible: Eligible, tree: Tree | None, *, health: Health) -> Outcome:
     """Delete what is eligible of one relation, from the run's cursor on."""
     left: int | None = None
     while True:
@@ -38,8 +39,8 @@ async def purge(run: Run, eligible: Eligible, *, health: Health) -> Outcome:
             await _begin(run, eligible, left, health)
         way = Blocks if run.cursor["way"] == "blocks" else Values
         try:
-            await sweep(run, way(eligible, among_locks=run.cursor["pass"] > 1), health=health)
-            left = await _left(run, eligible)
+            await sweep(run, way(eligible, tree, among_locks=run.cursor["pass"] > 1), health=health)
+            left = await _left(run, eligible, tree)
         except LookTookTooLong:
             return _outcome(run, reason=f"to look for what is left takes longer than {LONGEST_LOOK_S} s")
         if left == 0:
@@ -115,7 +116,7 @@ async def _choose(run: Run, eligible: Eligible) -> tuple[str, str]:
     return choice.way, choice.told
 
 
-async def _left(run: Run, eligible: Eligible) -> int | None:
+async def _left(run: Run, eligible: Eligible, tree: Tree | None) -> int | None:
     """How many rows are eligible after a pass, AHEAD_ROWS at most; None where the next pass looks for them.
 
     Raises LookTookTooLong.
@@ -126,7 +127,7 @@ async def _left(run: Run, eligible: Eligible) -> int | None:
     if _left_behind(run, "touched")["touched"] and not run.spent:
         return None  # the next pass begins with a list of them
     async with run.database.autocommit() as connection:
-        if await _nobody_wrote(connection, run, eligible):
+        if tree is None and await _nobody_wrote(connection, run, eligible):
             return 0
     begun = time.monotonic()
     try:

@@ -12,6 +12,7 @@ from pydantic import Field, Strict, model_validator
 
 from db import leases
 from db.leases import Wishes
+from db.trees import CHILD
 from jobs import members
 from jobs import pace as paces
 from jobs.dry_run import count
@@ -64,7 +65,7 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
         "purged": run.rows_done,
         "cutoff": isoformat(cutoff),
         "batches": run.batches,
-        "skipped": {"held": 0} | outcome.over,
+        "skipped": outcome.over,
         "remaining": outcome.remaining,
         "passes": outcome.passes,
         "pace": run.wishes.pace,
@@ -72,6 +73,10 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     }
     if outcome.reasons:
         result["reason"] = "; ".join(outcome.reasons)
+    if along := {name.removeprefix(CHILD): rows for name, rows in run.counters.items() if name.startswith(CHILD)}:
+        result["children"] = along
+    if outcome.blocked_by:
+        result["blocked_by"] = outcome.blocked_by
     if health.unknown:
         result["unknown"] = sorted(health.unknown)
     return result

@@ -17,6 +17,7 @@ import asyncpg
 
 from db import windows
 from db.targets import Eligible
+from db.trees import Tree
 from db.windows import Bound, Look, Place, Span
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window
@@ -44,8 +45,8 @@ class Values(Purge):
     first, largest = STEP_ROWS, 5000
     settings = BY_INDEX
 
-    def __init__(self, eligible: Eligible, *, among_locks: bool = False) -> None:
-        super().__init__(eligible, among_locks)
+    def __init__(self, eligible: Eligible, tree: Tree | None = None, *, among_locks: bool = False) -> None:
+        super().__init__(eligible, tree, among_locks)
         self._ahead: dict[Bound | None, int] = {}  # by its lower bound, where in `_stretches` one is
         self._stretches: list[Stretch] = []
         self._listed: tuple[Span, Place] | None = None  # of what, and from where on, `_places` is the list

@@ -3,15 +3,18 @@
 jobs/blocks.py and jobs/values.py are the two; what they have in common is here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import asyncpg
 
 from db import estimates, windows
+from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Eligible
+from db.trees import Limits, Tree
 from db.windows import Part
 from jobs.failures import Refused
 from jobs.run import Run
@@ -88,22 +91,41 @@ class Purge:
     """What both ways delete: eligible rows, a part of the table at a time."""
 
     eligible: Eligible
+    tree: Tree | None = None  # where more goes than the rows themselves
     among_locks: bool = False  # a pass has left rows, locked ones most likely
 
     def window(self, run: Run, part: Part, *, units: int, most: int | None, cursor: dict[str, Any]) -> Window:
         """`units` is the part's size, `most` how many rows it can have (None: nobody knows)."""
         limit = run.rows_left if run.rows_left is not None and (most is None or run.rows_left < most) else None
-        past_locks = windows.delete(self.eligible, part, most=limit, skip_locked=True)
+        past_locks = self._delete(run, part, limit, skip_locked=True)
         # The first pass, on several lanes, may walk a window twice: it notes that rows may be left. Later ones count.
         counts = run.cursor["pass"] > 1 or limit is not None
         return Window(
-            windows.delete(self.eligible, part, most=limit),
+            self._delete(run, part, limit),
             cursor=run.cursor | cursor,
             units=units,
             past_locks=windows.counting_locked(past_locks, self.eligible, part, counter(run, "locked"))
             if counts
             else windows.noting(past_locks, counter(run, "touched")),
             past_locks_counts=counts,
+            drain=self._drain(run, part),
             pass_over=lambda why: windows.pass_over(counter(run, why)),
             relation=self.eligible.target.relation,
         )
+
+    def _delete(self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False) -> Change:
+        if self.tree is None:
+            return windows.delete(self.eligible, part, most=limit, skip_locked=skip_locked)
+        limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
+        return self.tree.purge(self.eligible, part, run.cursor["member"], limits=limits)
+
+    def _drain(self, run: Run, part: Part) -> Callable[[int], Change] | None:
+        tree, oid, kept = self.tree, run.cursor["member"], _kept(run)
+        if tree is None:
+            return None
+        return lambda along: tree.drain(self.eligible, part, oid, limits=Limits(kept, rows=1, along=along))
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """Under which names a single row is counted that must stay."""
+    return {why: counter(run, why) for why in ("held", "blocked")}

@@ -236,7 +236,7 @@ def _by_values() -> Change:
 
 def _without_the_repeated_condition() -> Change:
     """What a loop over chosen keys says: the condition is looked at once, when they are chosen."""
-    chosen = f"SELECT id FROM task WHERE deleted_at < '{ELIGIBLE.before}'"
+    chosen = f"SELECT id FROM task WHERE deleted_at < '{ELIGIBLE.before}' AND $1::text[] IS NOT NULL"
     return replace(_by_range(), statement=f"DELETE FROM task WHERE id = ANY(ARRAY({chosen}))")
 
 
