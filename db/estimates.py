@@ -6,19 +6,17 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from db.queryplans import Stated
-from db.targets import Target, quoted
+from db.targets import Eligible, Target, quoted
 
 
 @dataclass(frozen=True)
 class Table:
     """`filenode` is changed by a rewrite (VACUUM FULL)."""
 
-    kind: str  # of pg_class.relkind; "r" is an ordinary table
     blocks: int
     filenode: int | None  # None of what has no file
     rows: int | None  # the planner's estimate; None where it never looked
     index: str | None  # a valid index whose first column is the target's and that holds every eligible row
-    inherited: bool  # whether other tables inherit from it: their rows are not in it
     acts_alone: bool  # whether a DELETE removes its rows and does nothing else: no trigger, no rule, no cascade
     next_xid: int | None  # the first transaction id that has not ended; None while an earlier one is open
 
@@ -33,11 +31,19 @@ class Census:
     newest: str | None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Rows that stay although their time has come. `by` is by constraint; a row may be kept by several."""
+
+    held: int
+    blocked: int  # and not held
+    by: dict[str, int]
+
+
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
 # DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 TABLE = """
-    SELECT c.relkind::text AS kind,
-           coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
+    SELECT coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
            pg_relation_filenode(c.oid)::bigint AS filenode,
            CASE WHEN c.reltuples >= 0 AND (c.reltuples > 0 OR c.relpages > 0) THEN c.reltuples::bigint END AS rows,
            (SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
@@ -46,7 +52,6 @@ TABLE = """
               AND (x.indpred IS NULL
                    OR pg_get_expr(x.indpred, c.oid) = format('(%I IS NOT NULL)', a.attname))
             ORDER BY x.indnatts, pg_relation_size(i.oid), i.relname LIMIT 1) AS index,
-           EXISTS (SELECT 1 FROM pg_inherits h WHERE h.inhparent = c.oid) AS inherited,
            NOT c.relhasrules AND NOT EXISTS (
                SELECT 1 FROM pg_trigger t
                WHERE t.tgrelid = c.oid AND t.tgtype & 8 = 8 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
@@ -85,40 +90,49 @@ async def table(connection: asyncpg.Connection, target: Target) -> Table:
     return Table(**dict(await connection.fetchrow(TABLE, target.relation, target.column)))
 
 
-async def expected(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> int:
+async def expected(connection: asyncpg.Connection, eligible: Eligible) -> int:
     """The planner's estimate of the eligible rows: worth something where the table was analyzed."""
     explained = await connection.fetchval(
-        f"EXPLAIN (FORMAT JSON) SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
-        cutoff,
+        f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {eligible.rows} WHERE {eligible.indexable}"
     )
     return int(explained[0]["Plan"]["Plan Rows"])
 
 
-async def count(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int) -> int:
+async def count(connection: asyncpg.Connection, eligible: Eligible, *, most: int) -> int:
     """Count eligible rows, up to `most`."""
-    counted: int = await connection.fetchval(_count(target), cutoff, most)
+    counted: int = await connection.fetchval(_count(eligible), most)
     return counted
 
 
-def stated_count(target: Target, *, cutoff: datetime, most: int) -> Stated:
-    return Stated("count of what is left", _count(target), [cutoff, most])
+def stated_count(eligible: Eligible, *, most: int) -> Stated:
+    return Stated("count of what is left", _count(eligible), [most])
 
 
-def _count(target: Target) -> str:
-    eligible = f"SELECT 1 FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')} LIMIT $2"
-    return f"SELECT count(*) FROM ({eligible}) counted"
+def _count(eligible: Eligible) -> str:
+    return f"SELECT count(*) FROM (SELECT 1 FROM {eligible.rows} WHERE {eligible.indexable} LIMIT $1) counted"
 
 
-async def census(connection: asyncpg.Connection, target: Target, *, cutoff: datetime, within: timedelta) -> Census:
+async def kept(connection: asyncpg.Connection, eligible: Eligible) -> Kept:
+    held, blocked = eligible.held or "false", list(eligible.blocked.values())
+    some = " OR ".join(f"({each})" for each in blocked) or "false"
+    row = await connection.fetchrow(
+        f"SELECT count(*) FILTER (WHERE {held}), count(*) FILTER (WHERE ({held}) IS NOT TRUE AND ({some}))"
+        f"{''.join(f', count(*) FILTER (WHERE {each})' for each in blocked)} "
+        f"FROM {eligible.rows} WHERE {eligible.but_kept}"
+    )
+    return Kept(row[0], row[1], dict(zip(eligible.blocked, row[2:], strict=True)))
+
+
+async def census(connection: asyncpg.Connection, eligible: Eligible, *, within: timedelta) -> Census:
     """Count the eligible rows exactly. One statement, so one snapshot."""
-    column = target.quoted_column
-    columns = [row["attname"] for row in await connection.fetch(COLUMNS, target.relation)]
+    column = eligible.target.quoted_column
+    oldest, newest = eligible.instant(f"min({column})"), eligible.instant(f"max({column})")
+    columns = [row["attname"] for row in await connection.fetch(COLUMNS, eligible.target.relation)]
     stored = " + ".join(f"coalesce(pg_column_size({quoted(name)}), 0)" for name in columns) or "0"
     row = await connection.fetchrow(
         f"SELECT count(*) AS eligible, coalesce(sum({stored} + {ROW_HEADER_BYTES}), 0)::bigint AS bytes, "
-        f"to_json(min({column})) #>> '{{}}' AS oldest, to_json(max({column})) #>> '{{}}' AS newest "
-        f"FROM ONLY {target.relation} WHERE {target.indexable('$1::timestamptz')}",
-        cutoff,
+        f"to_json({oldest}) #>> '{{}}' AS oldest, to_json({newest}) #>> '{{}}' AS newest "
+        f"FROM {eligible.rows} WHERE {eligible.indexable}",
         timeout=within.total_seconds(),
     )
     return Census(**dict(row))

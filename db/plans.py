@@ -9,7 +9,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db.targets import Target, quoted
+from db.targets import Eligible, quoted
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,16 @@ async def use(session: AsyncSession, run_id: str, *, by: str) -> None:
 
 
 async def sample(
-    connection: asyncpg.Connection, target: Target, *, cutoff: datetime, most: int, columns: int, characters: int
+    connection: asyncpg.Connection, eligible: Eligible, *, most: int, columns: int, characters: int
 ) -> list[dict[str, str | None]]:
     """The oldest eligible rows: a few columns as text, cut."""
+    target = eligible.target
     found = await connection.fetch(SHOWN, target.relation, target.column, columns)
     names = [quoted(row["attname"]) for row in found]
     shown = ", ".join(f"left({name}::text, {characters:d}) AS {name}" for name in names)
     rows = await connection.fetch(
-        f"SELECT {shown} FROM (SELECT * FROM {target.relation} WHERE {target.indexable('$1::timestamptz')} "
-        f"ORDER BY {target.quoted_column} LIMIT $2) oldest",
-        cutoff,
+        f"SELECT {shown} FROM (SELECT * FROM {eligible.rows} WHERE {eligible.indexable} "
+        f"ORDER BY {target.quoted_column} LIMIT $1) oldest",
         most,
     )
     return [dict(row) for row in rows]

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import asyncpg
 
-from db.targets import Target
+from db.targets import Eligible
 
 # By run_finished_at. A dry run deletes nothing, so it is no success of the policy.
 LAST_SUCCESS = """
@@ -15,13 +15,12 @@ LAST_SUCCESS = """
 """
 
 
-async def oldest_age_s(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> float | None:
+async def oldest_age_s(connection: asyncpg.Connection, eligible: Eligible) -> float | None:
     """Seconds since the date of the oldest eligible row, infinite for `-infinity`; None where no row is eligible."""
-    column = target.quoted_column
+    column = eligible.target.quoted_column
     age: float | None = await connection.fetchval(
-        f"SELECT (extract(epoch FROM now()) - extract(epoch FROM {column}))::float8 FROM ONLY {target.relation} "
-        f"WHERE {target.indexable('$1::timestamptz')} ORDER BY {column} LIMIT 1",
-        cutoff,
+        f"SELECT (extract(epoch FROM now()) - extract(epoch FROM {eligible.instant(column)}))::float8 "
+        f"FROM {eligible.rows} WHERE {eligible.indexable} ORDER BY {column} LIMIT 1"
     )
     return age
 

@@ -1,9 +1,13 @@
 """What a sweep is about: a table, and which of its rows are eligible. Everything that comes from it is quoted."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Epoch = Literal["seconds", "milliseconds", "microseconds"]
+PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
+BIGINT = "bigint"
+TIMESTAMPTZ = "timestamp with time zone"
 
 
 @dataclass(frozen=True)
@@ -29,25 +33,75 @@ class Target:
     def quoted_column(self) -> str:
         return quoted(self.column)
 
-    def eligible(self, cutoff: str) -> str:
-        """The whole eligibility condition, in a form that no index can answer. `cutoff` is SQL of a timestamptz.
-
-        `IS TRUE` keeps every index out of it, so that only a range of places can drive the scan; the sub-select makes
-        the cast of the cutoff happen once, not for each row.
-        """
-        condition = f"({self.quoted_column} < (SELECT {cutoff})) IS TRUE"
-        return condition if self.where is None else f"{condition} AND ({self.where}) IS TRUE"
-
-    def indexable(self, cutoff: str) -> str:
-        """The same condition as an index on the column can answer it."""
-        condition = f"{self.quoted_column} < {cutoff}"
-        return condition if self.where is None else f"{condition} AND ({self.where})"
-
     @property
     def wanted_index(self) -> str:
         """The index that finds eligible rows, for people to create."""
         column = self.quoted_column
         return f"CREATE INDEX CONCURRENTLY ON {self.relation} ({column}) WHERE {column} IS NOT NULL;"
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """The eligible rows of one relation, at one cutoff."""
+
+    target: Target
+    kind: str  # the type that the column is compared as, as SQL: bigint for all integers
+    before: str  # the cutoff as a value of that type, as text: rows below it are eligible
+    held: str | None = None  # SQL that is true for rows that a hold keeps
+    blocked: Mapping[str, str] = field(default_factory=dict)  # the same of rows that others keep, by their constraints
+
+    @property
+    def rows(self) -> str:
+        """FROM what. The parent of an inheritance tree stands for its own rows alone."""
+        return f"ONLY {self.target.relation}"
+
+    @property
+    def condition(self) -> str:
+        """The whole condition, in a form that no index can answer.
+
+        `IS TRUE` keeps every index out of it, so that only a range of places can drive the scan.
+        """
+        return self._and_kept(f"({self._before}) IS TRUE", "({}) IS TRUE")
+
+    @property
+    def indexable(self) -> str:
+        """The same condition as an index on the column can answer it."""
+        return self._and_kept(self._before, "({})")
+
+    @property
+    def kept(self) -> list[str]:
+        """SQL, each true for rows that stay although their time has come."""
+        return ([] if self.held is None else [self.held]) + list(self.blocked.values())
+
+    @property
+    def but_kept(self) -> str:
+        """Rows that stay although their time has come."""
+        where = "" if self.target.where is None else f" AND ({self.target.where})"
+        return f"{self._before}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
+
+    @property
+    def least(self) -> str:
+        """A value that no row is below, as text."""
+        return str(-(2**63)) if self.kind == BIGINT else "-infinity"
+
+    def value(self, sql: str) -> str:
+        """SQL of a text, as a value of the column."""
+        return f"({sql})::{self.kind}"
+
+    def instant(self, sql: str) -> str:
+        """SQL of a value of the column, as a timestamptz."""
+        zone = literal(self.target.timezone)
+        if self.target.epoch is not None:
+            return f"to_timestamp(({sql})::float8 / {PER_SECOND[self.target.epoch]})"
+        return sql if self.kind == TIMESTAMPTZ else f"(({sql})::timestamp AT TIME ZONE {zone})"
+
+    @property
+    def _before(self) -> str:
+        return f"{self.target.quoted_column} < {self.value(literal(self.before))}"
+
+    def _and_kept(self, condition: str, form: str) -> str:
+        where = "" if self.target.where is None else " AND " + form.format(self.target.where)
+        return condition + where + "".join(f" AND ({kept}) IS NOT TRUE" for kept in self.kept)
 
 
 def quoted(identifier: str) -> str:

@@ -1,20 +1,18 @@
 """The statements of a sweep's windows: what one batch deletes, by places, by values, and by lists of places.
 
-Each repeats the whole eligibility condition. Bounds and cutoff travel as text: `-infinity`, BC and the year 20000 do
-not fit Python's datetime, and their rows are eligible too. `$1` is text[]: what the window's part takes, the cutoff,
-and a LIMIT.
+Each repeats the whole eligibility condition. Bounds travel as text: `-infinity`, BC and the year 20000 do not fit
+Python's datetime, and their rows are eligible too. `$1` is text[]: what the window's part takes, and a LIMIT.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
 
 from db.batches import Change
 from db.queryplans import Stated
-from db.targets import Target, literal
+from db.targets import Eligible, literal
 
 PAST_LOCKS = " FOR UPDATE SKIP LOCKED"
 
@@ -64,12 +62,13 @@ def between(first: Place, last: Place) -> Part:
     return Part("ctid >= ($1::text[])[1]::tid AND ctid < ($1::text[])[2]::tid", [first.ctid, last.ctid])
 
 
-def within(target: Target, span: Span) -> Part:
+def within(eligible: Eligible, span: Span) -> Part:
     """Written so that an index on the column answers it."""
     lower, upper = ">=" if span.lower.inclusive else ">", "<=" if span.upper.inclusive else "<"
+    column = eligible.target.quoted_column
+    first, last = eligible.value("($1::text[])[1]"), eligible.value("($1::text[])[2]")
     return Part(
-        f"{target.quoted_column} {lower} ($1::text[])[1]::timestamptz "
-        f"AND {target.quoted_column} {upper} ($1::text[])[2]::timestamptz",
+        f"{column} {lower} {first} AND {column} {upper} {last}",
         [span.lower.value, span.upper.value],
     )
 
@@ -80,39 +79,49 @@ def listed(places: Sequence[Place]) -> Part:
     return Part("ctid = ANY(($1::text[])[1]::tid[])", [f"{{{ctids}}}"])
 
 
-def delete(
-    target: Target, part: Part, *, cutoff: datetime, most: int | None = None, skip_locked: bool = False
-) -> Change:
+def delete(eligible: Eligible, part: Part, *, most: int | None = None, skip_locked: bool = False) -> Change:
     """Delete the part's eligible rows; at most `most` of them.
 
     With `skip_locked`, rows that others hold are passed over. Choosing rows before they are deleted costs a second
     write for each. So only those are chosen that anybody has ever locked (xmax); one that gets locked at this very
     moment is waited for, as without.
     """
-    rows = f"FROM ONLY {target.relation} WHERE {_eligible(target, part)}"
-    limit = "" if most is None else f" LIMIT ($1::text[])[{len(part.args) + 2}]::bigint"
+    rows = rows_of(eligible, part)
+    limit = "" if most is None else f" LIMIT ($1::text[])[{len(part.args) + 1}]::bigint"
     if limit:
         chosen = f" AND ctid = ANY(ARRAY(SELECT ctid {rows}{limit}{PAST_LOCKS if skip_locked else ''}))"
     elif skip_locked:
         chosen = f" AND (xmax = '0' OR ctid = ANY(ARRAY(SELECT ctid {rows} AND xmax <> '0'{PAST_LOCKS})))"
     else:
         chosen = ""
-    return Change(f"DELETE {rows}{chosen}", args=[*part.args, cutoff.isoformat(), str(most or 0)])
+    return Change(f"DELETE {rows}{chosen}", args=[*part.args, str(most or 0)])
+
+
+def chosen(eligible: Eligible, part: Part, *, most: int | None, skip_locked: bool) -> Part:
+    """A query that locks the part's eligible rows, and returns the array of their places."""
+    limit = "" if most is None else f" LIMIT {most}"
+    locked = f"SELECT ctid {rows_of(eligible, part)}{limit} FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
+    return Part(f"SELECT coalesce(array_agg(ctid), '{{}}') FROM ({locked}) chosen", part.args)
 
 
 def noting(change: Change, counter: str) -> Change:
     """The change, and one under `counter`: some of its rows may be left."""
-    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
+    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, 1)")
 
 
-def counting_locked(change: Change, target: Target, part: Part, counter: str) -> Change:
+def counting_locked(change: Change, eligible: Eligible, part: Part, counter: str) -> Change:
     """The change, and under `counter` how many rows are eligible still and can't be locked even now.
 
     A limit or a trigger may have kept others.
     """
-    rows = f"FROM ONLY {target.relation} WHERE {_eligible(target, part)}"
+    rows = rows_of(eligible, part)
     free = f"SELECT count(*) FROM (SELECT 1 {rows}{PAST_LOCKS}) free"
-    return replace(change, after=f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
+    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
+
+
+def _also(change: Change, counted: str) -> Change:
+    """Count this too, after the change."""
+    return replace(change, after=counted if change.after is None else f"SELECT ({change.after}) || ({counted})")
 
 
 def pass_over(counter: str) -> Change:
@@ -121,93 +130,87 @@ def pass_over(counter: str) -> Change:
 
 
 async def first_eligible(
-    connection: asyncpg.Connection, target: Target, *, first: Place, last: Place, cutoff: datetime
+    connection: asyncpg.Connection, eligible: Eligible, *, first: Place, last: Place
 ) -> Place | None:
     """The place of the first eligible row of the range."""
     part = between(first, last)
-    row = await connection.fetchval(
-        f"SELECT ctid FROM ONLY {target.relation} WHERE {_eligible(target, part)} LIMIT 1",
-        [*part.args, cutoff.isoformat()],
-    )
+    row = await connection.fetchval(f"SELECT ctid {rows_of(eligible, part)} LIMIT 1", part.args)
     return None if row is None else Place(*row)
 
 
 async def look(
-    connection: asyncpg.Connection, target: Target, *, lower: Bound | None, cutoff: datetime, step: int, most: int
+    connection: asyncpg.Connection, eligible: Eligible, *, lower: Bound | None, step: int, most: int
 ) -> Look:
     """The values that eligible rows have from the lower bound on, `step` rows apart, among the first `most` rows.
 
     An index on the column answers it alone, without the table; and dead entries below the bound are not read.
     """
-    bounds = [cutoff.isoformat()] if lower is None else [cutoff.isoformat(), lower.value]
-    row = await connection.fetchrow(_look(target, lower), bounds, step, most)
+    row = await connection.fetchrow(_look(eligible, lower), None if lower is None else lower.value, step, most)
     return Look(row["values"], row["rows"])
 
 
 async def places(
-    connection: asyncpg.Connection, target: Target, span: Span, *, cutoff: datetime, after: Place, most: int
+    connection: asyncpg.Connection, eligible: Eligible, span: Span, *, after: Place, most: int
 ) -> list[Place]:
     """The eligible rows of the span that lie behind a place, in the order of their places; the first `most`.
 
     `IS TRUE` keeps the place from driving the scan: the span's index shall.
     """
-    part = within(target, span)
+    part = within(eligible, span)
     found: list[tuple[int, int]] = await connection.fetchval(
         f"""
         SELECT coalesce(array_agg(ctid ORDER BY ctid), '{{}}') FROM (
-            SELECT ctid FROM ONLY {target.relation}
-            WHERE {_eligible(target, part)} AND (ctid > ($1::text[])[4]::tid) IS TRUE ORDER BY ctid LIMIT $2
+            SELECT ctid {rows_of(eligible, part)} AND (ctid > ($1::text[])[3]::tid) IS TRUE ORDER BY ctid LIMIT $2
         ) listed
         """,
-        [*part.args, cutoff.isoformat(), after.ctid],
+        [*part.args, after.ctid],
         most,
     )
     return [Place(*place) for place in found]
 
 
-def stated_range(target: Target, *, blocks: int, cutoff: datetime) -> list[Stated]:
+def stated_range(eligible: Eligible, *, blocks: int) -> list[Stated]:
     """A window of so many blocks, for EXPLAIN; and the same past locks."""
-    return _stated(target, between(Place(0), Place(blocks)), cutoff, {})
+    return _stated(eligible, between(Place(0), Place(blocks)), {})
 
 
-def stated_values(target: Target, *, lower: datetime, cutoff: datetime, settings: Mapping[str, str]) -> list[Stated]:
-    """A window of the values from `lower` to the cutoff, under the settings of its lane, for EXPLAIN; the same, too."""
-    span = Span(Bound(lower.isoformat(), inclusive=True), Bound(cutoff.isoformat(), inclusive=False))
-    return _stated(target, within(target, span), cutoff, settings)
+def stated_values(eligible: Eligible, *, settings: Mapping[str, str]) -> list[Stated]:
+    """A window of the last values before the cutoff, under the settings of its lane, for EXPLAIN; the same, too."""
+    span = Span(Bound(eligible.before, inclusive=True), Bound(eligible.before, inclusive=False))
+    return _stated(eligible, within(eligible, span), settings)
 
 
-def stated_look(target: Target, *, cutoff: datetime, step: int, most: int, settings: Mapping[str, str]) -> Stated:
-    parameters = [[cutoff.isoformat()], step, most]
-    return Stated("values of the next windows", _look(target, None), parameters, settings=settings)
+def stated_look(eligible: Eligible, *, step: int, most: int, settings: Mapping[str, str]) -> Stated:
+    return Stated("values of the next windows", _look(eligible, None), [None, step, most], settings=settings)
 
 
-def _stated(target: Target, part: Part, cutoff: datetime, settings: Mapping[str, str]) -> list[Stated]:
-    window = delete(target, part, cutoff=cutoff)
+def _stated(eligible: Eligible, part: Part, settings: Mapping[str, str]) -> list[Stated]:
+    window = delete(eligible, part)
     reads = window.statement.replace("DELETE FROM", "SELECT 1 FROM", 1)
-    past_locks = delete(target, part, cutoff=cutoff, skip_locked=True)
+    past_locks = delete(eligible, part, skip_locked=True)
     return [
         Stated("window", window.statement, [list(window.args)], writes=True, reads=reads, settings=settings),
         Stated("window past locks", past_locks.statement, [list(past_locks.args)], writes=True, settings=settings),
     ]
 
 
-def _eligible(target: Target, part: Part) -> str:
-    return f"{part.sql} AND {target.eligible(f'($1::text[])[{len(part.args) + 1}]::timestamptz')}"
+def rows_of(eligible: Eligible, part: Part) -> str:
+    return f"FROM {eligible.rows} WHERE {part.sql} AND {eligible.condition}"
 
 
-def _look(target: Target, lower: Bound | None) -> str:
+def _look(eligible: Eligible, lower: Bound | None) -> str:
     # The column is named with its table: alone, ORDER BY would take it for a column of the result of that name.
-    column = f"{target.relation}.{target.quoted_column}"
-    operator = "" if lower is None else ">=" if lower.inclusive else ">"
-    bound = "" if lower is None else f" AND {column} {operator} ($1::text[])[2]::timestamptz"
+    column = f"{eligible.target.relation}.{eligible.target.quoted_column}"
+    operator = ">=" if lower is None or lower.inclusive else ">"
+    bound = "$1::text IS NULL" if lower is None else f"{column} {operator} {eligible.value('$1::text')}"
     return f"""
         SELECT coalesce(array_agg(value::text ORDER BY number) FILTER (WHERE (number - 1) % $2::bigint = 0), '{{}}')
                    AS values,
                count(*) AS rows
         FROM (
             SELECT value, row_number() OVER (ORDER BY value) AS number FROM (
-                SELECT {column} AS value FROM ONLY {target.relation}
-                WHERE {column} < ($1::text[])[1]::timestamptz{bound} ORDER BY {column} LIMIT $3
+                SELECT {column} AS value FROM {eligible.rows}
+                WHERE {column} < {eligible.value(literal(eligible.before))} AND {bound} ORDER BY {column} LIMIT $3
             ) walked
         ) numbered
     """

@@ -18,8 +18,10 @@ from db import blast, estimates
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.targets import Target
+from jobs import members
 from jobs.background import alongside
 from jobs.failures import Refused, is_passing
+from jobs.members import Scope
 from jobs.policies import Policy
 from jobs.run import Run
 
@@ -110,14 +112,25 @@ class _Counting:
         self._database = database
         self._policy = policy
         self._cutoff = cutoff
+        self._found: list[Scope] | None = None
 
     async def eligible(self, most: float, **settings: str) -> int:
+        counted = 0
         async with self._connection("the eligible rows", **settings) as connection:
-            return await estimates.count(connection, self._policy.target, cutoff=self._cutoff, most=_whole(most))
+            for eligible, _ in await self._scopes(connection):
+                if counted < most:
+                    counted += await estimates.count(connection, eligible, most=_whole(most - counted))
+        return counted
 
     async def rows(self, most: float) -> int:
         async with self._connection("the rows") as connection:
             return await blast.rows(connection, self._policy.target, most=_whole(most))
+
+    async def _scopes(self, connection: asyncpg.Connection) -> list[Scope]:
+        """Asked once: the catalog of many partitions takes its time."""
+        if self._found is None:
+            self._found = await members.scopes(connection, self._policy, self._cutoff)
+        return self._found
 
     async def both(self, most: float, *, already: int) -> tuple[int, int | None]:
         """Eligible rows, and as many of the table's as tell whether they are too large a share of it (None: they
@@ -147,7 +160,8 @@ class _Counting:
 
     async def _expected(self, most: float) -> float:
         async with self._connection("the eligible rows") as connection:
-            expected = await estimates.expected(connection, self._policy.target, cutoff=self._cutoff)
+            scopes = await self._scopes(connection)
+            expected = sum([await estimates.expected(connection, eligible) for eligible, _ in scopes])
         return min(most, max(expected, LEAST_ROWS))
 
     @asynccontextmanager

@@ -1,18 +1,21 @@
 """What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
 from db import blast, estimates
+from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
-from db.targets import Target
-from jobs import plans
+from db.targets import Eligible, Target
+from jobs import members, plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.failures import Refused
+from jobs.members import Scope
 from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
@@ -38,14 +41,9 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def children_of(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> dict[str, int]:  # noqa: ARG001 - no policy has children yet
+async def children_of(connection: asyncpg.Connection, policy: Policy, scopes: Sequence[Scope]) -> dict[str, int]:  # noqa: ARG001 - nobody counts them yet
     """Rows of other tables that would go along, by table."""
     return {}
-
-
-async def kept_of(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> dict[str, int]:  # noqa: ARG001 - nothing is held yet
-    """Eligible rows that would stay: `held`, and `blocked` by children."""
-    return {"held": 0, "blocked": 0}
 
 
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
@@ -74,30 +72,47 @@ async def _counted(
     pace, target = run.wishes.pace or "full", policy.target
     speed = await estimates.usual_speed(connection, target, pace=pace)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        table = await estimates.table(connection, target)
-        choice = await choose(connection, target, table, cutoff=cutoff)
-        refused = await _why_refused(connection, target, statements_of(target, choice.way, cutoff))
-        census = await estimates.census(connection, target, cutoff=cutoff, within=2 * LONGEST_COUNT)
-        kept = await kept_of(connection, policy, cutoff)
-        children = await children_of(connection, policy, cutoff)
+        scopes = await members.scopes(connection, policy, cutoff)
+        found = [await _look(connection, eligible) for eligible, _ in scopes]
+        children = await children_of(connection, policy, scopes)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
-    going = min(census.eligible - sum(kept.values()), EVERY_ROW if run.wishes.max_rows is None else run.wishes.max_rows)
-    counts = {"eligible": census.eligible, "going": going, "rows": rows, "children": children} | kept
+    eligible = sum(look.census.eligible for look in found)
+    going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
+    counts = {"eligible": eligible, "going": going, "rows": rows, "children": children}
+    counts |= {"held": sum(look.kept.held for look in found), "blocked": sum(look.kept.blocked for look in found)}
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
+    refused = next((look.refused for look in found if look.refused is not None), None)
     refusal = {} if refused is None else {"refused": refused}
     result = counts | {
         "dry_run": True,
         "purged": 0,
         "share": round(going / rows, 4) if rows else 0.0,
         "needs_approval": None if broken is None else broken[1],
-        "bytes": census.bytes,
+        "bytes": sum(look.census.bytes for look in found),
         "cutoff": isoformat(cutoff),
-        "oldest": census.oldest,
-        "newest": census.newest,
+        "oldest": min((look.census.oldest for look in found if look.census.oldest), default=None),
+        "newest": max((look.census.newest for look in found if look.census.newest), default=None),
         "pace": pace,
-        "way": choice.told,
+        "way": found[0].way if found else None,
         "seconds": round(going / (speed or RECORDED_SPEED[pace]), 1),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
     return counts, refusal | result
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At one relation. `refused` is why the purge would not begin there."""
+
+    census: Census
+    kept: Kept
+    way: str
+    refused: str | None
+
+
+async def _look(connection: asyncpg.Connection, eligible: Eligible) -> _Look:
+    choice = await choose(connection, eligible, await estimates.table(connection, eligible.target))
+    refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
+    census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
+    return _Look(census, await estimates.kept(connection, eligible), choice.told, refused)

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from db import actors, estimates, projects, queryplans, tasks
+from db import actors, columns, estimates, projects, queryplans, tasks
 from db.queryplans import Stated
 from jobs.archive_project import ArchiveProject
 from jobs.create_batch import CreateBatch
@@ -86,5 +86,6 @@ async def _of_purge(connection: asyncpg.Connection, policy: Policy, days: int | 
     keep = policy.keep if days is None else timedelta(days=days)
     cutoff = await estimates.cutoff(connection, keep=keep)
     table = await estimates.table(connection, policy.target)
-    choice = await choose(connection, policy.target, table, cutoff=cutoff)
-    return statements_of(policy.target, choice.way, cutoff)
+    eligible = await columns.eligible(connection, policy.target, cutoff=cutoff)
+    choice = await choose(connection, eligible, table)
+    return statements_of(eligible, choice.way)

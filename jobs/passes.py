@@ -1,13 +1,13 @@
-"""Pass after pass over a table until nothing is eligible. Later passes are for rows that moved or were locked."""
+"""Pass after pass over a relation until nothing is eligible. Later passes are for rows that moved or were locked."""
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
 
 import asyncpg
 
 from db import estimates, leases
-from db.targets import Target
+from db.targets import Eligible
+from db.trees import Tree
 from jobs.blocks import Blocks
 from jobs.health import Health
 from jobs.queryplans import guard
@@ -17,7 +17,7 @@ from jobs.values import LONGEST_LOOK_S, LookTookTooLong, Values
 from jobs.ways import AHEAD_ROWS, choose, counter, statements_of
 
 MOST_PASSES = 5
-PASSED_OVER = ("locked", "slow", "blocked")
+PASSED_OVER = ("locked", "held", "blocked", "slow")
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Outcome:
     way: str
 
 
-async def purge(run: Run, target: Target, cutoff: datetime, *, health: Health) -> Outcome:
-    """Delete what is eligible, from the run's cursor on."""
+async def purge(run: Run, eligible: Eligible, tree: Tree | None, *, health: Health) -> Outcome:
+    """Delete what is eligible of one relation, from the run's cursor on."""
     left: int | None = None
     while True:
-        if await _begins_anew(run, target):
-            await _begin(run, target, cutoff, left, health)
+        if await _begins_anew(run, eligible):
+            await _begin(run, eligible, left, health)
         way = Blocks if run.cursor["way"] == "blocks" else Values
         try:
-            await sweep(run, way(target, cutoff, among_locks=run.cursor["pass"] > 1), health=health)
-            left = await _left(run, target, cutoff)
+            await sweep(run, way(eligible, tree, among_locks=run.cursor["pass"] > 1), health=health)
+            left = await _left(run, eligible, tree)
         except LookTookTooLong:
             return _outcome(run, reason=f"to look for what is left takes longer than {LONGEST_LOOK_S} s")
         if left == 0:
@@ -61,27 +61,29 @@ def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
     return {why: run.counters.get(counter(run, why), 0) for why in reasons}
 
 
-async def _begins_anew(run: Run, target: Target) -> bool:
+async def _begins_anew(run: Run, eligible: Eligible) -> bool:
     """At the start, after a pass, and where a rewrite of the table (VACUUM FULL) has moved every row."""
     if "pass" not in run.cursor or "ended" in run.cursor:
         return True
     async with run.database.autocommit() as connection:
-        table = await estimates.table(connection, target)
+        table = await estimates.table(connection, eligible.target)
     return table.filenode != int(run.cursor["filenode"])
 
 
-async def _begin(run: Run, target: Target, cutoff: datetime, left: int | None, health: Health) -> None:
+async def _begin(run: Run, eligible: Eligible, left: int | None, health: Health) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
     if "pass" in run.cursor:
         way, told = run.cursor["way"], run.cursor["told"]
     else:
-        way, told = await _choose(run, target, cutoff)
+        way, told = await _choose(run, eligible)
     async with run.database.autocommit() as connection:
-        table = await estimates.table(connection, target)
+        table = await estimates.table(connection, eligible.target)
     start = Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()
     if "ended" in run.cursor and left != AHEAD_ROWS:  # few are left, as far as anybody knows
-        way, start = "index", Values.start_by_places(cutoff)
+        way, start = "index", Values.start_by_places(eligible)
     run.cursor = start | {
+        "member": run.cursor["member"],
+        "before_it": run.cursor["before_it"],
         "pass": run.cursor.get("pass", 0) + 1,
         "way": way,
         "told": told,
@@ -102,18 +104,19 @@ async def _standbys(run: Run, health: Health) -> list[str]:
     return names
 
 
-async def _choose(run: Run, target: Target, cutoff: datetime) -> tuple[str, str]:
+async def _choose(run: Run, eligible: Eligible) -> tuple[str, str]:
     """The way and why, once; onlookers are told how many rows to expect. Raises QueryPlanRefused before any delete."""
     async with run.database.autocommit() as connection:
-        table = await estimates.table(connection, target)
-        choice = await choose(connection, target, table, cutoff=cutoff)
-        await guard(connection, target, statements_of(target, choice.way, cutoff))
+        table = await estimates.table(connection, eligible.target)
+        choice = await choose(connection, eligible, table)
+        await guard(connection, eligible.target, statements_of(eligible, choice.way))
+    expected = None if choice.expected is None else run.rows_done + choice.expected
     async with run.database.sessions.begin() as session:
-        await leases.advance(session, run.claim, cursor={}, rows_expected=choice.expected)
+        await leases.advance(session, run.claim, cursor=run.cursor, rows_expected=expected)
     return choice.way, choice.told
 
 
-async def _left(run: Run, target: Target, cutoff: datetime) -> int | None:
+async def _left(run: Run, eligible: Eligible, tree: Tree | None) -> int | None:
     """How many rows are eligible after a pass, AHEAD_ROWS at most; None where the next pass looks for them.
 
     Raises LookTookTooLong.
@@ -124,19 +127,19 @@ async def _left(run: Run, target: Target, cutoff: datetime) -> int | None:
     if _left_behind(run, "touched")["touched"] and not run.spent:
         return None  # the next pass begins with a list of them
     async with run.database.autocommit() as connection:
-        if await _nobody_wrote(connection, run, target):
+        if tree is None and await _nobody_wrote(connection, run, eligible):
             return 0
     begun = time.monotonic()
     try:
         async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
-            return await estimates.count(connection, target, cutoff=cutoff, most=AHEAD_ROWS)
+            return await estimates.count(connection, eligible, most=AHEAD_ROWS)
     except asyncpg.QueryCanceledError as exc:
         if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
             raise
         raise LookTookTooLong from exc
 
 
-async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target) -> bool:
+async def _nobody_wrote(connection: asyncpg.Connection, run: Run, eligible: Eligible) -> bool:
     """Whether every transaction id that was used since the pass began is of one of its batches.
 
     Then no row has moved, none has become eligible, and the pass has met all there were: the look at the end, which
@@ -144,11 +147,11 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, target: Target
     none was open when the pass began. Our own DELETE may write more than it says, by a trigger, a rule or a cascade;
     a row passed over and a limit leave rows behind all the same; and a `where` may depend on more than the table.
     """
-    if run.wishes.max_rows is not None or run.spent or target.where is not None:
+    if run.wishes.max_rows is not None or run.spent or eligible.target.where is not None or eligible.kept:
         return False
     if any(_left_behind(run, *PASSED_OVER, "touched").values()):
         return False
-    table = await estimates.table(connection, target)
+    table = await estimates.table(connection, eligible.target)
     ours = run.batches - int(run.cursor["batches_before"])
     if not table.acts_alone or table.next_xid is None or run.cursor["next_xid"] is None:
         return False

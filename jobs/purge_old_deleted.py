@@ -14,8 +14,9 @@ from pydantic import Field, Strict, model_validator
 
 from db import leases
 from db.leases import Wishes
+from db.trees import CHILD
+from jobs import members, plans
 from jobs import pace as paces
-from jobs import passes, plans
 from jobs.dry_run import count
 from jobs.failures import ApprovalNeeded, NotFound, OverBudget, Waiting
 from jobs.fields import BIGINT, Payload, Text
@@ -24,6 +25,7 @@ from jobs.health import Health
 from jobs.hours import require_open, server_clock
 from jobs.policies import Policy
 from jobs.run import Run, isoformat
+from jobs.upkeep import after_purge
 
 # About 31 years: more would overflow what a duration can hold.
 LONGEST_S = 10**9
@@ -80,24 +82,33 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
     if payload.dry_run:
         return await count(run, policy, cutoff, keep=keep)
     run.may_work = Gate(run, policy, cutoff, now=now, limit=wishes.max_rows)
-    return await _purge(run, policy, cutoff)
+    result = await _purge(run, policy, cutoff)
+    async with run.database.autocommit() as connection:
+        targets = [relation.as_target(policy.target) for relation in await members.present(connection, policy.target)]
+    if (upkeep := await after_purge(run, policy, targets, now=now)) is not None:
+        result["vacuum"] = upkeep
+    return result
 
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
-    outcome = await passes.purge(run, policy.target, cutoff, health=health)
+    outcome = await members.purge(run, policy, cutoff, health=health)
     result = {
         "purged": run.rows_done,
         "cutoff": isoformat(cutoff),
         "batches": run.batches,
-        "skipped": {"held": 0} | outcome.over,
+        "skipped": outcome.over,
         "remaining": outcome.remaining,
         "passes": outcome.passes,
         "pace": run.wishes.pace,
         "way": outcome.way,
     }
-    if outcome.reason is not None:
-        result["reason"] = outcome.reason
+    if outcome.reasons:
+        result["reason"] = "; ".join(outcome.reasons)
+    if along := {name.removeprefix(CHILD): rows for name, rows in run.counters.items() if name.startswith(CHILD)}:
+        result["children"] = along
+    if outcome.blocked_by:
+        result["blocked_by"] = outcome.blocked_by
     if health.unknown:
         result["unknown"] = sorted(health.unknown)
     return result

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import asyncpg
 
-from db import estimates, surveys
+from db import columns, estimates, surveys
 from db.engine import Database
 from db.faults import server_message
 from jobs.policies import Policy
@@ -54,6 +54,7 @@ async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: in
     if table.index is None and table.blocks > SMALL_BLOCKS:
         return None
     cutoff = await estimates.cutoff(connection, keep=policy.keep)
-    oldest = await surveys.oldest_age_s(connection, target, cutoff=cutoff)
-    rows = await estimates.count(connection, target, cutoff=cutoff, most=most_rows)
+    eligible = await columns.eligible(connection, target, cutoff=cutoff)
+    oldest = await surveys.oldest_age_s(connection, eligible)
+    rows = await estimates.count(connection, eligible, most=most_rows)
     return Overdue(rows, 0.0 if oldest is None else oldest)

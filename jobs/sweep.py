@@ -17,6 +17,7 @@ import asyncpg
 from db import blocking
 from db.batches import Batch, Change, Done
 from db.faults import sqlstate
+from db.trees import TOO_LARGE
 from jobs.failures import BLOCKED, LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
@@ -34,6 +35,9 @@ PATIENCE_WITH_ONE = 10
 # How much of a sleep that lasted too long is made up for.
 DEBT_S = 0.02
 LOOK_EVERY_S = 1.0
+REPEATED = BLOCKED | {TOO_LARGE}
+# Of rows that hang on a single one, so many go in one batch at first, and at most.
+FIRST_DRAIN, LARGEST_DRAIN = 200, 5000
 # A window never reads a table from end to end, whatever statistics of another day promise.
 BY_INDEX: Mapping[str, str] = {"enable_seqscan": "off"}
 LONGEST_WAIT_S = 60.0
@@ -48,6 +52,7 @@ class Window:
     units: int  # its size, in the way's unit
     past_locks: Change | None = None  # the same window, passing over rows that others hold
     past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
+    drain: Callable[[int], Change] | None = None  # for a single row: deletes so many of those that hang on it
     pass_over: Callable[[str], Change] | None = None  # for a single row: changes nothing, and counts it under a reason
     relation: str | None = None  # the table, where its own lock is told from those of rows
 
@@ -97,6 +102,7 @@ class _Walk:
         self._at_once = 1  # grows with the windows: several of a size that does not fit yet would be for nothing
         self._patience = run.cursor.get("patience", 1)
         self._locks_met = 0
+        self._drain_sizer: Sizer | None = None  # while more hangs on the row at the cursor than one batch may take
 
     async def step(self) -> bool:
         """One round trip on each lane; False at the end of the walk."""
@@ -109,6 +115,11 @@ class _Walk:
         windows = await self._way.windows(self._run, self._sizer.size, most=most)
         if not windows:
             return False
+        if self._drain_sizer is not None and windows[0].units == 1 and windows[0].drain is not None:
+            worked_s = await self._drain(windows[0], windows[0].drain, self._drain_sizer)
+            await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
+            return True
+        self._drain_sizer = None
         lanes = pace.lanes
         if self._one_lane_for > 0 or (self._past_locks_for > 0 and windows[0].past_locks_counts):
             lanes, windows = 1, windows[: pace.batches_at_once]
@@ -163,6 +174,9 @@ class _Walk:
 
     async def _make_do(self, window: Window, error: asyncpg.PostgresError, lane: Lane, took_s: float) -> None:
         """The batch was taken back: the next one is smaller, or leaves out the one row that can't be had."""
+        if sqlstate(error) == TOO_LARGE and window.units == 1:
+            self._drain_sizer = Sizer(target_s=_pace(self._run).target_s, first=FIRST_DRAIN, largest=LARGEST_DRAIN)
+            return
         why = "slow" if lane.took_back(error) else "locked" if _met_a_lock(error) else "blocked"
         if why != "slow" and window.pass_over is None:
             raise error
@@ -180,6 +194,33 @@ class _Walk:
             return
         # Also for the next slice, which may come before any batch has fitted.
         await self._run.keep(self._run.cursor | {"size": self._sizer.size, "patience": self._patience})
+
+    async def _drain(self, window: Window, drain: Callable[[int], Change], sizer: Sizer) -> float:
+        """Delete some of what hangs on a single row; the cursor stays, until all of it is gone or the row must stay."""
+        lane, size = await self._lane(0), sizer.size
+        batch = Batch(drain(size), cursor=None)
+        begun = time.monotonic()
+        try:
+            done = await lane.commit(self._run, [batch], pace=_pace(self._run), patience=self._patience)
+        except asyncpg.PostgresError as exc:
+            took_s = time.monotonic() - begun
+            if not _may_be_repeated(exc, lane):
+                raise
+            await self._run.look_again()
+            if lane.took_back(exc) and size > 1:
+                sizer.was_too_long(took_s, size)
+                return took_s
+            self._drain_sizer = None
+            await self._make_do(window, exc, lane, took_s)
+            return took_s
+        drained = done[0].counted.pop("drained", 0)
+        sizer.took((done[0].seconds, size))
+        if drained < size:
+            self._drain_sizer = None
+        if done[0].counted and not drained:  # it was counted as one that stays
+            await self._run.keep(window.cursor)
+            self._run.cursor = window.cursor
+        return done[0].seconds
 
     async def _is_locked(self, window: Window) -> bool:
         """Whether it is the table that is locked, rather than a row of it, or of one that goes along."""
@@ -246,8 +287,8 @@ def _met_a_lock(outcome: object) -> bool:
 
 
 def _may_be_repeated(error: asyncpg.PostgresError, lane: Lane) -> bool:
-    """It met a lock, was taken back, or met a row that others refer to: nothing is wrong with the statement."""
-    return _met_a_lock(error) or lane.took_back(error) or sqlstate(error) in BLOCKED
+    """It met a lock, was taken back, or met a row that others refer to, or too many of them: the statement is right."""
+    return _met_a_lock(error) or lane.took_back(error) or sqlstate(error) in REPEATED
 
 
 def _pace(run: Run) -> Pace:

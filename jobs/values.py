@@ -11,13 +11,13 @@ The cursor: `lower` is where the next window begins. While a range is worked on 
 import itertools
 import time
 from bisect import bisect_right
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import asyncpg
 
 from db import windows
-from db.targets import Target
+from db.targets import Eligible
+from db.trees import Tree
 from db.windows import Bound, Look, Place, Span
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window
@@ -45,8 +45,8 @@ class Values(Purge):
     first, largest = STEP_ROWS, 5000
     settings = BY_INDEX
 
-    def __init__(self, target: Target, cutoff: datetime, *, among_locks: bool = False) -> None:
-        super().__init__(target, cutoff, among_locks)
+    def __init__(self, eligible: Eligible, tree: Tree | None = None, *, among_locks: bool = False) -> None:
+        super().__init__(eligible, tree, among_locks)
         self._ahead: dict[Bound | None, int] = {}  # by its lower bound, where in `_stretches` one is
         self._stretches: list[Stretch] = []
         self._listed: tuple[Span, Place] | None = None  # of what, and from where on, `_places` is the list
@@ -58,9 +58,9 @@ class Values(Purge):
         return {"lower": None, "upper": None, "after": None}
 
     @staticmethod
-    def start_by_places(cutoff: datetime) -> dict[str, Any]:
+    def start_by_places(eligible: Eligible) -> dict[str, Any]:
         """The cursor of a pass over few rows, wherever they are. It comes to count in `listed` how many those were."""
-        all_of_them = Span(Bound("-infinity", inclusive=True), Bound(cutoff.isoformat(), inclusive=False))
+        all_of_them = Span(Bound(eligible.least, inclusive=True), Bound(eligible.before, inclusive=False))
         return {"lower": all_of_them.lower, "upper": all_of_them.upper, "after": BEFORE_ALL, "listed": 0}
 
     async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
@@ -84,10 +84,8 @@ class Values(Purge):
         lower = None if run.cursor["lower"] is None else Bound(*run.cursor["lower"])
         if lower not in self._ahead:
             async with run.database.tuned(**BY_INDEX) as connection:
-                look = await windows.look(
-                    connection, self.target, lower=lower, cutoff=self.cutoff, step=STEP_ROWS, most=AHEAD_ROWS
-                )
-            self._stretches = stretches(look, more=look.rows == AHEAD_ROWS, cutoff=self.cutoff)
+                look = await windows.look(connection, self.eligible, lower=lower, step=STEP_ROWS, most=AHEAD_ROWS)
+            self._stretches = stretches(look, more=look.rows == AHEAD_ROWS, before=self.eligible.before)
             self._ahead = {stretch.span.lower: number for number, stretch in enumerate(self._stretches)}
             if self._stretches:
                 self._ahead[lower] = 0
@@ -104,7 +102,7 @@ class Values(Purge):
             if last == position:
                 break
             span = Span(self._stretches[position].span.lower, self._stretches[last - 1].span.upper)
-            part, cursor = windows.within(self.target, span), _at(_behind(span.upper))
+            part, cursor = windows.within(self.eligible, span), _at(_behind(span.upper))
             ranges.append(self.window(run, part, units=rows, most=None, cursor=cursor))
             position = last
         return ranges
@@ -129,9 +127,7 @@ class Values(Purge):
         begun = time.monotonic()
         try:
             async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
-                self._places = await windows.places(
-                    connection, self.target, span, cutoff=self.cutoff, after=after, most=AHEAD_ROWS
-                )
+                self._places = await windows.places(connection, self.eligible, span, after=after, most=AHEAD_ROWS)
         except asyncpg.QueryCanceledError as exc:
             if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
                 raise
@@ -142,7 +138,7 @@ class Values(Purge):
         return 0
 
 
-def stretches(look: Look, *, more: bool, cutoff: datetime) -> list[Stretch]:
+def stretches(look: Look, *, more: bool, before: str) -> list[Stretch]:
     """What lies between the values. One that came several times in a row is a stretch of its own.
 
     With `more` rows behind the look, what lies behind its last value is left to the next one, which begins there.
@@ -155,7 +151,7 @@ def stretches(look: Look, *, more: bool, cutoff: datetime) -> list[Stretch]:
             found.append(Stretch(Span(lower, lower), times * STEP_ROWS))
             lower = _behind(lower)
         if following is not None or not more:
-            end = cutoff.isoformat() if following is None else following[0]
+            end = before if following is None else following[0]
             found.append(Stretch(Span(lower, Bound(end, inclusive=False)), STEP_ROWS))
     return found
 

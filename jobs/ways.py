@@ -3,16 +3,18 @@
 jobs/blocks.py and jobs/values.py are the two; what they have in common is here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import asyncpg
 
 from db import estimates, windows
+from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
-from db.targets import Target
+from db.targets import Eligible
+from db.trees import Limits, Tree
 from db.windows import Part
 from jobs.failures import Refused
 from jobs.run import Run
@@ -26,7 +28,6 @@ SMALL_BLOCKS = 1000
 # How many rows are looked at ahead, and how far apart the values are that windows may begin at: an index tells them
 # without the table, ten million a second.
 AHEAD_ROWS, STEP_ROWS = 20_000, 50
-ORDINARY = "r"
 Name = Literal["blocks", "index"]
 
 
@@ -43,23 +44,17 @@ class Choice:
     expected: int | None
 
 
-async def choose(connection: asyncpg.Connection, target: Target, table: Table, *, cutoff: datetime) -> Choice:
-    """From the planner's statistics; an exact count by index decides where they say that eligible rows are rare.
-
-    Raises NotATable for views, partitioned and foreign tables.
-    """
-    if table.kind != ORDINARY:
-        raise NotATable(f"{target.name} is no ordinary table (relkind {table.kind!r}): this version purges no other")
-    if table.inherited:
-        raise NotATable(f"{target.name} has tables that inherit from it: this version would pass over their rows")
-    expected = None if table.rows is None else await estimates.expected(connection, target, cutoff=cutoff)
+async def choose(connection: asyncpg.Connection, eligible: Eligible, table: Table) -> Choice:
+    """From the planner's statistics; an exact count by index decides where they say that eligible rows are rare."""
+    target = eligible.target
+    expected = None if table.rows is None else await estimates.expected(connection, eligible)
     if table.index is None:
         return _blocks(table, expected, f"no index on {target.column} finds eligible rows")
     if table.blocks < SMALL_BLOCKS:
         return _blocks(table, expected, "a small table")
     most = int(table.blocks * DENSE)
     if expected is None or expected < most:
-        counted = await estimates.count(connection, target, cutoff=cutoff, most=most)
+        counted = await estimates.count(connection, eligible, most=most)
         if counted < most:
             share = f" ({counted / table.rows:.2%})" if table.rows else ""
             told = f"windows of index {table.index}: {counted:,} rows{share} are eligible, in {table.blocks:,} blocks"
@@ -76,44 +71,61 @@ def _blocks(table: Table, expected: int | None, why: str | None) -> Choice:
     return Choice("blocks", told if why is None else f"{told} ({why})", expected)
 
 
-def statements_of(target: Target, way: Name, cutoff: datetime) -> list[Stated]:
+def statements_of(eligible: Eligible, way: Name) -> list[Stated]:
     """What a purge says, for EXPLAIN."""
-    left = estimates.stated_count(target, cutoff=cutoff, most=AHEAD_ROWS)
+    left = estimates.stated_count(eligible, most=AHEAD_ROWS)
     if way == "blocks":
-        return [*windows.stated_range(target, blocks=32, cutoff=cutoff), left]
-    look = windows.stated_look(target, cutoff=cutoff, step=STEP_ROWS, most=AHEAD_ROWS, settings=BY_INDEX)
-    window = windows.stated_values(target, lower=cutoff - timedelta(seconds=1), cutoff=cutoff, settings=BY_INDEX)
-    return [*window, look, left]
+        return [*windows.stated_range(eligible, blocks=32), left]
+    look = windows.stated_look(eligible, step=STEP_ROWS, most=AHEAD_ROWS, settings=BY_INDEX)
+    return [*windows.stated_values(eligible, settings=BY_INDEX), look, left]
 
 
 def counter(run: Run, why: str) -> str:
-    """Of rows that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (windows of which
-    locked rows may be left)."""
-    return f"{why}_in_pass_{run.cursor['pass']}"
+    """Of rows of this relation that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (windows
+    of which locked rows may be left)."""
+    return f"{why}_in_pass_{run.cursor['pass']}_of_{run.cursor['member']}"
 
 
 @dataclass
 class Purge:
-    """What both ways delete: the target's rows before the cutoff, a part of the table at a time."""
+    """What both ways delete: eligible rows, a part of the table at a time."""
 
-    target: Target
-    cutoff: datetime
+    eligible: Eligible
+    tree: Tree | None = None  # where more goes than the rows themselves
     among_locks: bool = False  # a pass has left rows, locked ones most likely
 
     def window(self, run: Run, part: Part, *, units: int, most: int | None, cursor: dict[str, Any]) -> Window:
         """`units` is the part's size, `most` how many rows it can have (None: nobody knows)."""
         limit = run.rows_left if run.rows_left is not None and (most is None or run.rows_left < most) else None
-        past_locks = windows.delete(self.target, part, cutoff=self.cutoff, most=limit, skip_locked=True)
+        past_locks = self._delete(run, part, limit, skip_locked=True)
         # The first pass, on several lanes, may walk a window twice: it notes that rows may be left. Later ones count.
         counts = run.cursor["pass"] > 1 or limit is not None
         return Window(
-            windows.delete(self.target, part, cutoff=self.cutoff, most=limit),
+            self._delete(run, part, limit),
             cursor=run.cursor | cursor,
             units=units,
-            past_locks=windows.counting_locked(past_locks, self.target, part, counter(run, "locked"))
+            past_locks=windows.counting_locked(past_locks, self.eligible, part, counter(run, "locked"))
             if counts
             else windows.noting(past_locks, counter(run, "touched")),
             past_locks_counts=counts,
+            drain=self._drain(run, part),
             pass_over=lambda why: windows.pass_over(counter(run, why)),
-            relation=self.target.relation,
+            relation=self.eligible.target.relation,
         )
+
+    def _delete(self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False) -> Change:
+        if self.tree is None:
+            return windows.delete(self.eligible, part, most=limit, skip_locked=skip_locked)
+        limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
+        return self.tree.purge(self.eligible, part, run.cursor["member"], limits=limits)
+
+    def _drain(self, run: Run, part: Part) -> Callable[[int], Change] | None:
+        tree, oid, kept = self.tree, run.cursor["member"], _kept(run)
+        if tree is None:
+            return None
+        return lambda along: tree.drain(self.eligible, part, oid, limits=Limits(kept, rows=1, along=along))
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """Under which names a single row is counted that must stay."""
+    return {why: counter(run, why) for why in ("held", "blocked")}

@@ -12,7 +12,7 @@ import pytest
 from db import windows
 from db.batches import Change
 from db.engine import Database
-from db.targets import Target
+from db.targets import TIMESTAMPTZ, Eligible, Target
 from db.windows import Bound, Place, Span
 from jobs.life import Again, Life
 from jobs.policies import OLD_DELETED_TASKS
@@ -216,26 +216,27 @@ async def test_rows_that_others_hold_are_left_counted_and_said(life: Life, sql: 
 
 
 CUTOFF = datetime.now(UTC) - timedelta(days=90)
+ELIGIBLE = Eligible(TASKS, TIMESTAMPTZ, CUTOFF.isoformat())
 RESTORED, LEFT_ALONE = "id BETWEEN 1 AND 1000", "id BETWEEN 1001 AND 2000"
 
 
 def _by_range() -> Change:
-    return windows.delete(TASKS, windows.between(Place(0), Place(1000)), cutoff=CUTOFF)
+    return windows.delete(ELIGIBLE, windows.between(Place(0), Place(1000)))
 
 
 def _by_list() -> Change:
     places = [Place(block, pointer) for block in range(150) for pointer in range(1, 120)]
-    return windows.delete(TASKS, windows.listed(places), cutoff=CUTOFF)
+    return windows.delete(ELIGIBLE, windows.listed(places))
 
 
 def _by_values() -> Change:
     span = Span(Bound("-infinity", inclusive=True), Bound(CUTOFF.isoformat(), inclusive=False))
-    return windows.delete(TASKS, windows.within(TASKS, span), cutoff=CUTOFF)
+    return windows.delete(ELIGIBLE, windows.within(ELIGIBLE, span))
 
 
 def _without_the_repeated_condition() -> Change:
     """What a loop over chosen keys says: the condition is looked at once, when they are chosen."""
-    chosen = "SELECT id FROM task WHERE deleted_at < ($1::text[])[3]::timestamptz"
+    chosen = f"SELECT id FROM task WHERE deleted_at < '{ELIGIBLE.before}' AND $1::text[] IS NOT NULL"
     return replace(_by_range(), statement=f"DELETE FROM task WHERE id = ANY(ARRAY({chosen}))")
 
 
@@ -326,8 +327,8 @@ async def _scans(life: Life, target: Target) -> set[str]:
     """
     part = windows.between(Place(0), Place(100))
     changes = [
-        windows.delete(target, part, cutoff=CUTOFF),
-        windows.delete(target, part, cutoff=CUTOFF, skip_locked=True),
+        windows.delete(replace(ELIGIBLE, target=target), part),
+        windows.delete(replace(ELIGIBLE, target=target), part, skip_locked=True),
     ]
     scans = set()
     async with life.database.autocommit() as connection:

@@ -8,7 +8,7 @@ import pytest
 
 from db import estimates, queryplans
 from db.engine import Database
-from db.targets import Target
+from db.targets import TIMESTAMPTZ, Eligible, Target
 from jobs.explain import explain
 from jobs.life import Life
 from jobs.policies import DEFAULT, OLD_DELETED_TASKS
@@ -25,7 +25,8 @@ CUTOFF = datetime.now(UTC) - timedelta(days=90)
 
 async def _guard(database: Database, target: Target = TASKS, *, large: int = 10, small: int = 1) -> None:
     async with database.autocommit() as connection:
-        for statements in (statements_of(target, "blocks", CUTOFF), statements_of(target, "index", CUTOFF)):
+        eligible = Eligible(target, TIMESTAMPTZ, CUTOFF.isoformat())
+        for statements in (statements_of(eligible, "blocks"), statements_of(eligible, "index")):
             await guard(connection, target, statements, large_blocks=large, small_blocks=small)
 
 

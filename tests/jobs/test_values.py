@@ -43,7 +43,7 @@ def behind(value: str) -> Bound:
 )
 def test_stretches_lie_side_by_side(values: list[str], more: bool, expected: list[Stretch]) -> None:
     """A value that came several times is a stretch of its own; what lies behind the last is the next look's."""
-    assert stretches(Look(values, 1), more=more, cutoff=CUTOFF) == expected
+    assert stretches(Look(values, 1), more=more, before=CUTOFF.isoformat()) == expected
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,0 +1,44 @@
+"""Which relations a table's rows are in: itself, its partitions' leaves, the tables that inherit from it."""
+
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from db.targets import Target
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`kind` is pg_class.relkind: r is an ordinary table, f a foreign one; a partitioned table itself has no rows."""
+
+    oid: int
+    schema: str
+    table: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    def as_target(self, target: Target) -> Target:
+        """The same rule, for this relation's own rows."""
+        return replace(target, schema=self.schema, table=self.table)
+
+
+# By their oids, so that one that is added meanwhile comes behind those that are done.
+# A partition that is being detached belongs to nobody: pg_inherits has it still.
+NEXT = """
+    WITH RECURSIVE tree (oid) AS (
+        SELECT $1::text::regclass::oid
+        UNION SELECT h.inhrelid FROM pg_inherits h JOIN tree ON h.inhparent = tree.oid WHERE NOT h.inhdetachpending
+    )
+    SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind
+    FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT 1
+"""
+
+
+async def following(connection: asyncpg.Connection, target: Target, *, oid: int) -> Relation | None:
+    """The first of the relations from this oid on; None behind the last. Raises the server's UndefinedTable."""
+    row = await connection.fetchrow(NEXT, target.relation, oid)
+    return None if row is None else Relation(**dict(row))

@@ -1,0 +1,71 @@
+"""What becomes of rows that point to those that a purge deletes: read from the catalog, decided by the policy."""
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from db import references
+from db.references import CASCADE, SET_DEFAULT, SET_NULL, Reference
+from db.trees import Edge, Tree
+from jobs.failures import Refused
+from jobs.policies import Children
+
+
+class ChildrenUndeclared(Refused):
+    """Other tables point to rows that would go, and the policy does not say what becomes of theirs."""
+
+
+async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, Children]) -> Tree:
+    """Walk the foreign keys that point to the table, and to what is deleted with it.
+
+    Raises ChildrenUndeclared, and Refused for a declared table that points to none of them.
+    """
+    everything = await references.all_of(connection)
+    families = {oid: await references.family(connection, oid)}
+    seen, ahead = set(families[oid]), [families[oid]]
+    edges: list[Edge] = []
+    used: set[str] = set()
+    undeclared: list[Reference] = []
+    while ahead:
+        parents = ahead.pop()
+        for reference in (each for each in everything if each.parent in parents):
+            name = _declared(reference, declared, everything)
+            used |= {name} if name else set()
+            deletes = reference.on_delete == CASCADE if name is None else declared[name] == "delete"
+            if name is None and reference.on_delete in {SET_NULL, SET_DEFAULT}:
+                continue
+            if name is None and not deletes:
+                undeclared.append(reference)
+                continue
+            edges.append(Edge(reference, deletes=deletes))
+            for end in (reference.child, reference.parent):
+                families[end] = families.get(end) or await references.family(connection, end)
+            if deletes and not families[reference.child] <= seen:
+                seen |= families[reference.child]
+                ahead.append(families[reference.child])
+    if undeclared:
+        raise _undeclared(undeclared)
+    if unknown := sorted(set(declared) - used):
+        raise Refused(
+            f"children names {', '.join(unknown)}: no foreign key there points to rows that the policy deletes"
+        )
+    return Tree(tuple(edges), families)
+
+
+def _declared(reference: Reference, declared: Mapping[str, Children], everything: list[Reference]) -> str | None:
+    """Under which name the policy declares the reference's table. Without a schema it must be clear which one it is."""
+    if reference.name in declared:
+        return reference.name
+    alike = {each.name for each in everything if each.table == reference.table}
+    return reference.table if reference.table in declared and len(alike) == 1 else None
+
+
+def _undeclared(missing: list[Reference]) -> ChildrenUndeclared:
+    told = "; ".join(f"{each.name} points to it ({each.constraint})" for each in missing[:20])
+    names = sorted({each.name for each in missing})
+    example = ", ".join(f'"{name}" = "block"' for name in names[:5])
+    return ChildrenUndeclared(
+        f"the policy does not say what becomes of rows that point to what it deletes: {told}. Nothing was deleted. "
+        f'Add to the policy: children = {{ {example} }}; "delete" deletes them first, "block" keeps what they point to',
+        detail={"tables": names, "constraints": [each.constraint for each in missing]},
+    )

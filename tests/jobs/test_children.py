@@ -1,0 +1,191 @@
+"""Rows that point to those that a purge deletes: they go along or keep them, as the policy says, and nothing else."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db.engine import Database
+from db.targets import Target
+from jobs.catalog import jobs
+from jobs.life import Life
+from jobs.policies import Children, Policy
+from tests.ledger import run
+
+OLD = "now() - interval '100 days'"
+
+
+async def parents(sql: asyncpg.Connection, count: int = 100) -> None:
+    """`p`, every second row of which is overdue."""
+    await sql.execute(
+        "CREATE TABLE p (id int PRIMARY KEY, gone_at timestamptz);"
+        f"INSERT INTO p SELECT n, CASE WHEN n % 2 = 0 THEN {OLD} END FROM generate_series(1, {count}) n;"
+        "CREATE INDEX ON p (gone_at)"
+    )
+
+
+async def child(
+    sql: asyncpg.Connection, name: str, of: str = "p", *, rows: int = 200, on_delete: str = "NO ACTION"
+) -> None:
+    """A table that points to `of`, two rows to each of the first ones."""
+    await sql.execute(
+        f"CREATE TABLE {name} (id int PRIMARY KEY, up int REFERENCES {of} ON DELETE {on_delete});"
+        f"INSERT INTO {name} SELECT n, (n + 1) / 2 FROM generate_series(1, {rows}) n; CREATE INDEX ON {name} (up);"
+        f"ANALYZE {name}"
+    )
+
+
+def life_of(database: Database, children: Mapping[str, Children], **rules: Any) -> Life:
+    target = Target("public", "p", "gone_at")
+    policy = Policy("p", target, timedelta(days=90), children=children, **rules)
+    return Life(database, jobs((policy,)), worker="test", lease=timedelta(seconds=2))
+
+
+async def purge(database: Database, children: Mapping[str, Children], **payload: Any) -> dict[str, Any]:
+    ended = await run(life_of(database, children), "purge-old-deleted", policy="p", **payload)
+    assert ended.error is None, ended.error
+    assert ended.result is not None
+    return ended.result
+
+
+async def count(sql: asyncpg.Connection, table: str) -> int:
+    rows: int = await sql.fetchval(f"SELECT count(*) FROM {table}")
+    return rows
+
+
+async def test_children_go_with_their_parents_and_others_stay(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["children"], result["remaining"]) == (50, {"public.c": 100}, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (50, 100)
+
+
+async def test_a_table_that_is_not_declared_is_named_and_nothing_goes(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await child(sql, "d", "c")
+    for children, named in (({}, "public.c"), ({"c": "delete"}, "public.d")):
+        ended = await run(life_of(database, children), "purge-old-deleted", named, policy="p")  # type: ignore[arg-type]  # of a tuple's dict
+        assert ended.error is not None
+        assert ended.error["type"] == "ChildrenUndeclared"
+        assert f"{named} points to it" in ended.error["message"]
+        assert f'"{named}" = "block"' in ended.error["message"]
+    assert (await count(sql, "p"), await count(sql, "c")) == (100, 200)
+
+
+async def test_a_declared_table_that_points_nowhere_is_refused(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    ended = await run(life_of(database, {"nothing": "delete"}), "purge-old-deleted", policy="p")
+    assert ended.error is not None
+    assert "children names nothing" in ended.error["message"]
+
+
+@pytest.mark.parametrize("on_delete", ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"])
+async def test_a_blocking_child_keeps_its_parent_and_is_counted(
+    database: Database, sql: asyncpg.Connection, on_delete: str
+) -> None:
+    await parents(sql)
+    await child(sql, "c", rows=20, on_delete=on_delete)  # of parents 1 to 10
+    result = await purge(database, {"c": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (45, 5, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (55, 20)
+    assert await count(sql, "c WHERE up IS NULL") == 0
+
+
+async def test_a_cascade_needs_no_declaration_and_is_counted(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c", on_delete="CASCADE")
+    result = await purge(database, {})
+    assert (result["purged"], result["children"]) == (50, {"public.c": 100})
+
+
+async def test_a_key_that_is_set_to_null_needs_no_declaration(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c", on_delete="SET NULL")
+    result = await purge(database, {})
+    assert (result["purged"], await count(sql, "c WHERE up IS NULL")) == (50, 100)
+
+
+async def test_grandchildren_go_first(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await child(sql, "d", "c", rows=400)
+    result = await purge(database, {"c": "delete", "d": "delete"})
+    assert result["children"] == {"public.c": 100, "public.d": 200}
+    assert [await count(sql, table) for table in "pcd"] == [50, 100, 200]
+
+
+async def test_a_grandchild_that_blocks_keeps_the_whole_branch(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await child(sql, "d", "c", rows=8)  # of the children 1 to 4, which are of the parents 1 and 2
+    result = await purge(database, {"c": "delete", "d": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["children"]) == (49, 1, {"public.c": 98})
+    assert await count(sql, "c WHERE up = 2") == 2
+
+
+async def test_a_table_that_points_to_itself(database: Database, sql: asyncpg.Connection) -> None:
+    """A tree of three levels below each overdue row, one that points to itself, and two that point to each other."""
+    await parents(sql, 20)
+    await sql.execute("ALTER TABLE p ADD up int REFERENCES p; CREATE INDEX ON p (up)")
+    await sql.execute("INSERT INTO p (id, up) SELECT 100 + n, n FROM generate_series(1, 20) n")
+    await sql.execute("INSERT INTO p (id, up) SELECT 200 + n, 100 + n FROM generate_series(1, 20) n")
+    await sql.execute("UPDATE p SET up = 2 WHERE id = 2; UPDATE p SET up = 6 WHERE id = 4")
+    await sql.execute("UPDATE p SET up = 4 WHERE id = 6")
+    result = await purge(database, {"p": "delete"})
+    assert (result["purged"] + result["children"]["public.p"], result["remaining"]) == (30, False)
+    assert await count(sql, "p") == 30
+    assert await count(sql, "p WHERE id % 2 = 0") == 0
+
+
+async def test_two_tables_that_point_to_each_other(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c", rows=100)
+    await sql.execute("ALTER TABLE p ADD best int REFERENCES c; UPDATE p SET best = 2 * id WHERE id <= 50")
+    await sql.execute("CREATE INDEX ON p (best)")
+    result = await purge(database, {"c": "delete", "p": "delete"})
+    assert (result["purged"], result["children"], result["remaining"]) == (50, {"public.c": 50}, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (50, 50)
+
+
+async def test_what_hangs_on_one_row_goes_in_many_transactions(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql, 4)
+    await child(sql, "c", rows=8)
+    await sql.execute("INSERT INTO c SELECT n, 2 FROM generate_series(100, 60000) n")
+    result = await purge(database, {"c": "delete"}, pace="full")
+    assert (result["purged"], result["children"], result["remaining"]) == (2, {"public.c": 59_905}, False)
+    assert result["batches"] > 10
+    assert (await count(sql, "p"), await count(sql, "c")) == (2, 4)
+
+
+async def test_a_child_that_is_inserted_meanwhile_is_never_lost(database: Database, sql: asyncpg.Connection) -> None:
+    """Others add children to overdue parents all the while. Each either was refused, or stands with its parent.
+
+    Control: with one DELETE whose condition names no child, a cascade took some along that were committed just before.
+    """
+    await parents(sql, 40_000)
+    await sql.execute("CREATE TABLE c (up int REFERENCES p ON DELETE CASCADE); CREATE INDEX ON c (up)")
+    other = await asyncpg.connect(database.address.dsn)
+
+    async def adding() -> list[int]:
+        stood = []
+        for number in range(40_000, 0, -26):
+            try:
+                await other.execute("INSERT INTO c VALUES ($1)", number)
+                stood.append(number)
+            except asyncpg.ForeignKeyViolationError:
+                pass
+        return stood
+
+    async with asyncio.TaskGroup() as group:
+        added = group.create_task(adding())
+        group.create_task(purge(database, {"c": "block"}))
+    await other.close()
+    assert await count(sql, "c") == len(added.result())
+    assert await count(sql, "c WHERE up % 2 = 0") > 0
