@@ -26,6 +26,17 @@ async def oldest_age_s(connection: asyncpg.Connection, target: Target, *, cutoff
     return age
 
 
+async def oldest(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> str | None:
+    """The lowest value that an eligible row has, of the table or of those below it; None where no row is eligible."""
+    column = target.quoted_column
+    value: str | None = await connection.fetchval(
+        f"SELECT to_json({column}) #>> '{{}}' FROM {target.relation} "
+        f"WHERE {target.indexable('$1::timestamptz')} ORDER BY {column} LIMIT 1",
+        cutoff,
+    )
+    return value
+
+
 async def last_success(connection: asyncpg.Connection, *, policy: str) -> datetime | None:
     """When the policy's last purge ended well; None where the ledger holds none."""
     finished_at: datetime | None = await connection.fetchval(LAST_SUCCESS, policy)

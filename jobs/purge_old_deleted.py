@@ -12,8 +12,8 @@ from pydantic import Field, Strict, model_validator
 
 from db import leases
 from db.leases import Wishes
+from jobs import audit, passes
 from jobs import pace as paces
-from jobs import passes
 from jobs.dry_run import count
 from jobs.failures import ApprovalNeeded, NotFound, Waiting
 from jobs.fields import BIGINT, Payload, Text
@@ -58,6 +58,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
 
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
+    await audit.begin(run, policy, cutoff)
     health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
     outcome = await passes.purge(run, policy.target, cutoff, health=health)
     result = {
