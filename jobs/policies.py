@@ -1,8 +1,10 @@
 """Retention policies: which rows of which table go, when, how old they must be, and what a run may do at most."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import time, timedelta
+from hashlib import sha256
 from typing import Literal
 
 from db.targets import Target
@@ -37,6 +39,24 @@ class Policy:
     max_seconds: int | None = None
     partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
     vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of every field as JSON with sorted keys: what the audit remembers of the rule.
+
+        Of the pace its name: what that means is not the policy's to say.
+        """
+        fields = asdict(self) | {"pace": self.pace.name}
+        return sha256(json.dumps(fields, sort_keys=True, default=_canonical).encode()).hexdigest()
+
+
+def _canonical(value: object) -> object:
+    match value:
+        case timedelta():
+            return value.total_seconds()
+        case time():
+            return value.isoformat()
+    raise TypeError(f"a policy's field of type {type(value).__name__} has no place in its digest")
 
 
 OLD_DELETED_TASKS = Policy(
