@@ -40,7 +40,7 @@ class UnfitColumn(Exception):
 
 
 async def eligible(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> Eligible:
-    """The target's rows from before the cutoff. Raises UnfitColumn, and the server's UndefinedTable."""
+    """All of the target's rows from before the cutoff. Raises UnfitColumn, and the server's UndefinedTable."""
     kind = await _kind(connection, target)
     if kind in INTEGERS:
         if target.epoch is None:
@@ -54,7 +54,7 @@ async def eligible(connection: asyncpg.Connection, target: Target, *, cutoff: da
     else:
         wanted = "an integer (epoch is set)" if target.epoch is not None else "a date, a timestamp or an integer"
         raise UnfitColumn(f"{target.name}.{target.column} is {kind}, not {wanted}: no age can be told from it")
-    return Eligible(target, kind, await connection.fetchval(f"SELECT ({sql})::text", cutoff))
+    return Eligible(target, kind, await connection.fetchval(f"SELECT ({sql})::text", cutoff), whole=True)
 
 
 async def _kind(connection: asyncpg.Connection, target: Target) -> str:

@@ -113,7 +113,8 @@ def _count(eligible: Eligible) -> str:
 
 
 async def kept(connection: asyncpg.Connection, eligible: Eligible) -> Kept:
-    held, blocked = eligible.held or "false", list(eligible.blocked.values())
+    held = "false" if eligible.unheld is None else f"NOT ({eligible.unheld})"
+    blocked = list(eligible.blocked.values())
     some = " OR ".join(f"({each})" for each in blocked) or "false"
     row = await connection.fetchrow(
         f"SELECT count(*) FILTER (WHERE {held}), count(*) FILTER (WHERE ({held}) IS NOT TRUE AND ({some}))"

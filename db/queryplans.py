@@ -135,7 +135,7 @@ class Reference:
 # Only these two kinds find a key at once: BRIN reads ranges of blocks.
 UNINDEXED = """
     WITH RECURSIVE going (relid) AS (
-        SELECT $1::text::regclass::oid
+        SELECT r::regclass::oid FROM unnest($1::text[]) r
         UNION SELECT c.conrelid FROM pg_constraint c JOIN going ON c.confrelid = relid
         WHERE c.contype = 'f' AND c.confdeltype = 'c'
     )
@@ -161,5 +161,5 @@ UNINDEXED = """
 """
 
 
-async def unindexed_references(connection: asyncpg.Connection, relation: str) -> list[Reference]:
-    return [Reference(**dict(row)) for row in await connection.fetch(UNINDEXED, relation)]
+async def unindexed_references(connection: asyncpg.Connection, relations: Sequence[str]) -> list[Reference]:
+    return [Reference(**dict(row)) for row in await connection.fetch(UNINDEXED, relations)]

@@ -25,6 +25,15 @@ async def oldest_age_s(connection: asyncpg.Connection, eligible: Eligible) -> fl
     return age
 
 
+async def oldest(connection: asyncpg.Connection, eligible: Eligible) -> str | None:
+    """The lowest value that an eligible row has; None where no row is eligible."""
+    column = eligible.target.quoted_column
+    value: str | None = await connection.fetchval(
+        f"SELECT to_json({column}) #>> '{{}}' FROM {eligible.rows} WHERE {eligible.indexable} ORDER BY {column} LIMIT 1"
+    )
+    return value
+
+
 async def last_success(connection: asyncpg.Connection, *, policy: str) -> datetime | None:
     """When the policy's last purge ended well; None where the ledger holds none."""
     finished_at: datetime | None = await connection.fetchval(LAST_SUCCESS, policy)

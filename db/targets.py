@@ -42,18 +42,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Eligible:
-    """The eligible rows of one relation, at one cutoff."""
+    """The eligible rows of a relation, at one cutoff: its own, or those of its partitions and heirs too."""
 
     target: Target
     kind: str  # the type that the column is compared as, as SQL: bigint for all integers
     before: str  # the cutoff as a value of that type, as text: rows below it are eligible
-    held: str | None = None  # SQL that is true for rows that a hold keeps
+    unheld: str | None = None  # SQL that is true for rows that no hold keeps, and false for others; None: there is none
     blocked: Mapping[str, str] = field(default_factory=dict)  # the same of rows that others keep, by their constraints
+
+    whole: bool = False
 
     @property
     def rows(self) -> str:
-        """FROM what. The parent of an inheritance tree stands for its own rows alone."""
-        return f"ONLY {self.target.relation}"
+        """FROM what."""
+        return self.target.relation if self.whole else f"ONLY {self.target.relation}"
 
     @property
     def condition(self) -> str:
@@ -71,7 +73,7 @@ class Eligible:
     @property
     def kept(self) -> list[str]:
         """SQL, each true for rows that stay although their time has come."""
-        return ([] if self.held is None else [self.held]) + list(self.blocked.values())
+        return ([] if self.unheld is None else [f"NOT ({self.unheld})"]) + list(self.blocked.values())
 
     @property
     def but_kept(self) -> str:
@@ -101,7 +103,8 @@ class Eligible:
 
     def _and_kept(self, condition: str, form: str) -> str:
         where = "" if self.target.where is None else " AND " + form.format(self.target.where)
-        return condition + where + "".join(f" AND ({kept}) IS NOT TRUE" for kept in self.kept)
+        unheld = "" if self.unheld is None else f" AND {self.unheld}"
+        return condition + where + unheld + "".join(f" AND ({kept}) IS NOT TRUE" for kept in self.blocked.values())
 
 
 def quoted(identifier: str) -> str:

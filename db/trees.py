@@ -51,6 +51,11 @@ class Tree:
         }
 
     @property
+    def along(self) -> dict[int, str]:
+        """The tables whose rows go along, by their oids."""
+        return {edge.reference.child: edge.reference.relation for edge in self._deleting}
+
+    @property
     def needed(self) -> bool:
         """Whether it takes more than a DELETE with `blocked` in its condition.
 

@@ -21,9 +21,9 @@ from db.targets import Target
 from jobs import members
 from jobs.background import alongside
 from jobs.failures import Refused, is_passing
-from jobs.members import Scope
 from jobs.policies import Policy
 from jobs.run import Run
+from jobs.ways import Scope
 
 LEAST_ROWS = 10_000
 # More than so many times what the last runs deleted is no ordinary night. Fewer runs than three have no usual size.
@@ -117,9 +117,9 @@ class _Counting:
     async def eligible(self, most: float, **settings: str) -> int:
         counted = 0
         async with self._connection("the eligible rows", **settings) as connection:
-            for eligible, _ in await self._scopes(connection):
+            for scope in await self._scopes(connection):
                 if counted < most:
-                    counted += await estimates.count(connection, eligible, most=_whole(most - counted))
+                    counted += await estimates.count(connection, scope.eligible, most=_whole(most - counted))
         return counted
 
     async def rows(self, most: float) -> int:
@@ -161,7 +161,7 @@ class _Counting:
     async def _expected(self, most: float) -> float:
         async with self._connection("the eligible rows") as connection:
             scopes = await self._scopes(connection)
-            expected = sum([await estimates.expected(connection, eligible) for eligible, _ in scopes])
+            expected = sum([await estimates.expected(connection, scope.eligible) for scope in scopes])
         return min(most, max(expected, LEAST_ROWS))
 
     @asynccontextmanager

@@ -44,7 +44,7 @@ class Blocks(Purge):
     async def _within_block(self, run: Run, size: int) -> Window:
         first, next_block = Place(run.cursor["block"], run.cursor["pointer"]), Place(run.cursor["block"] + 1)
         async with run.database.autocommit() as connection:
-            found = await windows.first_eligible(connection, self.eligible, first=first, last=next_block)
+            found = await windows.first_eligible(connection, self.scope.eligible, first=first, last=next_block)
         if found is None:
             return self._range(run, first, next_block, POINTERS)
         last = Place(found.block, found.pointer + size)

@@ -15,11 +15,10 @@ from db.targets import Eligible, Target
 from jobs import members, plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.failures import Refused
-from jobs.members import Scope
 from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
-from jobs.ways import choose, statements_of
+from jobs.ways import Scope, choose, statements_of
 
 LONGEST_COUNT = timedelta(minutes=30)
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
@@ -73,7 +72,7 @@ async def _counted(
     speed = await estimates.usual_speed(connection, target, pace=pace)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         scopes = await members.scopes(connection, policy, cutoff)
-        found = [await _look(connection, eligible) for eligible, _ in scopes]
+        found = [await _look(connection, scope.eligible) for scope in scopes]
         children = await children_of(connection, policy, scopes)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)

@@ -17,6 +17,7 @@ Refused
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/ways.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
+  HoldUnclear      nobody can say which rows a hold is over (jobs/holds.py)
   GivenUp          one worker after the other has died of it
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over
@@ -38,7 +39,21 @@ LOCKED = "55P03"
 CANCELLED = "57014"
 BLOCKED = {"23503", "23001"}  # another table refers to the row
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
-PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
+HOLDS_CHANGED = "LT411"  # of lowtide.under_holds: nothing of the batch stands, and new statements know the new holds
+PASSING = {
+    "40001",
+    "40P01",
+    LOCKED,
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",
+    "53300",
+    "25006",
+    "25P03",
+    "25P04",
+    HOLDS_CHANGED,
+}
 
 
 class Refused(Exception):

@@ -10,12 +10,11 @@ from typing import Any
 
 import asyncpg
 
-from db import columns, estimates, relations
+from db import columns, estimates, held, relations
 from db.columns import UnfitColumn
 from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
-from db.trees import Tree
 from jobs import children, passes
 from jobs.failures import Refused
 from jobs.health import Health
@@ -23,11 +22,10 @@ from jobs.passes import Outcome
 from jobs.policies import Policy
 from jobs.run import Run
 from jobs.values import LONGEST_LOOK_S
-from jobs.ways import NotATable
+from jobs.ways import NotATable, Scope
 
 MOST_REASONS = 5
 ORDINARY = "r"
-Scope = tuple[Eligible, Tree | None]
 
 
 @dataclass
@@ -72,10 +70,10 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
-            eligible, tree = await scope(connection, relation, policy, cutoff)
-        outcome = await passes.purge(run, eligible, tree, health=health)
+            present = await scope(connection, relation, policy, cutoff)
+        outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
-        total.keep(await _kept(run, eligible))
+        total.keep(await _kept(run, present.eligible))
         await run.keep({"next": relation.oid + 1, "before_it": asdict(total)} | _lasting(run))
         if run.spent:
             break
@@ -131,11 +129,17 @@ async def present(connection: asyncpg.Connection, target: Target) -> list[Relati
 
 
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:
-    """What goes of this relation, and with it (None: nothing more). Raises NotATable, ChildrenUndeclared, Refused."""
+    """What goes of this relation, and with it. Raises NotATable, ChildrenUndeclared, Refused."""
     eligible = await resolved(connection, relation, policy.target, cutoff)
     tree = await children.tree(connection, relation.oid, policy.children)
-    eligible = replace(eligible, blocked=tree.blocked(eligible, relation.oid))
-    return eligible, tree if tree.needed else None
+    holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
+    unheld = holds.unheld(eligible.target.relation)
+    eligible = replace(
+        eligible, whole=False, unheld=None if unheld == "true" else unheld, blocked=tree.blocked(eligible, relation.oid)
+    )
+    conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
+    tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
+    return Scope(eligible, holds.before, tree if tree.needed else None)
 
 
 KINDS = {

@@ -7,22 +7,22 @@ import asyncpg
 
 from db import estimates, leases
 from db.targets import Eligible
-from db.trees import Tree
 from jobs.blocks import Blocks
 from jobs.health import Health
 from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
 from jobs.values import LONGEST_LOOK_S, LookTookTooLong, Values
-from jobs.ways import AHEAD_ROWS, choose, counter, statements_of
+from jobs.ways import AHEAD_ROWS, Scope, choose, counter, statements_of
 
 MOST_PASSES = 5
 PASSED_OVER = ("locked", "held", "blocked", "slow")
+KEPT = ("held", "blocked")  # by rules: another run would not delete them either
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`remaining` is whether eligible rows are left, `reason` why."""
+    """`remaining` is whether rows are left that another run could delete, `reason` why."""
 
     remaining: bool
     reason: str | None
@@ -31,29 +31,31 @@ class Outcome:
     way: str
 
 
-async def purge(run: Run, eligible: Eligible, tree: Tree | None, *, health: Health) -> Outcome:
+async def purge(run: Run, scope: Scope, *, health: Health) -> Outcome:
     """Delete what is eligible of one relation, from the run's cursor on."""
-    left: int | None = None
+    eligible, left = scope.eligible, None
     while True:
         if await _begins_anew(run, eligible):
-            await _begin(run, eligible, left, health)
+            await _begin(run, scope, left, health)
         way = Blocks if run.cursor["way"] == "blocks" else Values
         try:
-            await sweep(run, way(eligible, tree, among_locks=run.cursor["pass"] > 1), health=health)
-            left = await _left(run, eligible, tree)
+            await sweep(run, way(scope, among_locks=run.cursor["pass"] > 1), health=health)
+            left = await _left(run, scope)
         except LookTookTooLong:
-            return _outcome(run, reason=f"to look for what is left takes longer than {LONGEST_LOOK_S} s")
+            told = f"to look for what is left takes longer than {LONGEST_LOOK_S} s"
+            return _outcome(run, told, over=_left_behind(run, *PASSED_OVER))
         if left == 0:
-            return _outcome(run, reason=None)
+            return _outcome(run, None, over={})
+        if left == sum((kept := _left_behind(run, *KEPT)).values()):
+            return _outcome(run, None, over=kept)
         if reason := _why_no_more(run, left):
-            return _outcome(run, reason=reason)
+            return _outcome(run, reason, over=_left_behind(run, *PASSED_OVER))
         run.cursor = run.cursor | {"ended": True}
 
 
-def _outcome(run: Run, *, reason: str | None) -> Outcome:
-    number, remaining = run.cursor["pass"], reason is not None
-    over = _left_behind(run, *PASSED_OVER) if remaining else dict.fromkeys(PASSED_OVER, 0)
-    return Outcome(remaining, reason, number, over, run.cursor["told"])
+def _outcome(run: Run, reason: str | None, *, over: dict[str, int]) -> Outcome:
+    number, over = run.cursor["pass"], dict.fromkeys(PASSED_OVER, 0) | over
+    return Outcome(reason is not None, reason, number, over, run.cursor["told"])
 
 
 def _left_behind(run: Run, *reasons: str) -> dict[str, int]:
@@ -70,17 +72,17 @@ async def _begins_anew(run: Run, eligible: Eligible) -> bool:
     return table.filenode != int(run.cursor["filenode"])
 
 
-async def _begin(run: Run, eligible: Eligible, left: int | None, health: Health) -> None:
+async def _begin(run: Run, scope: Scope, left: int | None, health: Health) -> None:
     """Choose the way, and where it ends as the table is now. The cursor is committed with the pass's first batch."""
     if "pass" in run.cursor:
         way, told = run.cursor["way"], run.cursor["told"]
     else:
-        way, told = await _choose(run, eligible)
+        way, told = await _choose(run, scope)
     async with run.database.autocommit() as connection:
-        table = await estimates.table(connection, eligible.target)
+        table = await estimates.table(connection, scope.eligible.target)
     start = Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()
     if "ended" in run.cursor and left != AHEAD_ROWS:  # few are left, as far as anybody knows
-        way, start = "index", Values.start_by_places(eligible)
+        way, start = "index", Values.start_by_places(scope.eligible)
     run.cursor = start | {
         "member": run.cursor["member"],
         "before_it": run.cursor["before_it"],
@@ -104,19 +106,20 @@ async def _standbys(run: Run, health: Health) -> list[str]:
     return names
 
 
-async def _choose(run: Run, eligible: Eligible) -> tuple[str, str]:
+async def _choose(run: Run, scope: Scope) -> tuple[str, str]:
     """The way and why, once; onlookers are told how many rows to expect. Raises QueryPlanRefused before any delete."""
     async with run.database.autocommit() as connection:
-        table = await estimates.table(connection, eligible.target)
-        choice = await choose(connection, eligible, table)
-        await guard(connection, eligible.target, statements_of(eligible, choice.way))
+        table = await estimates.table(connection, scope.eligible.target)
+        choice = await choose(connection, scope.eligible, table)
+        along = [] if scope.tree is None else list(scope.tree.along.values())
+        await guard(connection, scope.eligible.target, statements_of(scope.eligible, choice.way), along=along)
     expected = None if choice.expected is None else run.rows_done + choice.expected
     async with run.database.sessions.begin() as session:
         await leases.advance(session, run.claim, cursor=run.cursor, rows_expected=expected)
     return choice.way, choice.told
 
 
-async def _left(run: Run, eligible: Eligible, tree: Tree | None) -> int | None:
+async def _left(run: Run, scope: Scope) -> int | None:
     """How many rows are eligible after a pass, AHEAD_ROWS at most; None where the next pass looks for them.
 
     Raises LookTookTooLong.
@@ -127,12 +130,12 @@ async def _left(run: Run, eligible: Eligible, tree: Tree | None) -> int | None:
     if _left_behind(run, "touched")["touched"] and not run.spent:
         return None  # the next pass begins with a list of them
     async with run.database.autocommit() as connection:
-        if tree is None and await _nobody_wrote(connection, run, eligible):
+        if scope.tree is None and await _nobody_wrote(connection, run, scope.eligible):
             return 0
     begun = time.monotonic()
     try:
         async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
-            return await estimates.count(connection, eligible, most=AHEAD_ROWS)
+            return await estimates.count(connection, scope.eligible, most=AHEAD_ROWS)
     except asyncpg.QueryCanceledError as exc:
         if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
             raise
@@ -169,7 +172,7 @@ def _why_no_more(run: Run, left: int | None) -> str | None:
         return None
     reasons = (
         (over["slow"] > 0, f"{over['slow']} rows take longer than a batch may, and were passed over"),
-        (over["blocked"] > 0, f"{over['blocked']} rows are referred to by other tables"),
+        (over["blocked"] > 0, f"{over['blocked']} rows are kept by others that point to them"),
         (over["locked"] > 0, f"{over['locked']} rows are locked by others"),
         (
             removed == 0,

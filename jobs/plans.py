@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import plans, runs
+from db import audit, plans, runs
 from db.models import Run as Row
 from db.plans import Plan
 from jobs.failures import ApprovalNeeded, ApprovalSpent, NotAllowed, NotFound, PlanStale
@@ -84,16 +84,20 @@ async def approve(
     asked = dry_run.payload or {}
     payload = {"policy": policy.name, "approve": plan_id} | ({"pace": asked["pace"]} if asked.get("pace") else {})
     await runs.accept(session, job=JOB, payload=json.dumps(payload), run_id=run_id, requested_by=by)
-    return {
-        "plan": plan_id,
-        "run": run_id,
-        "policy": policy.name,
-        "table": plan.target,
-        "cutoff": isoformat(plan.cutoff),
-        "going": plan.counts["going"],
-        "approved_by": by,
-        "approval_until": isoformat(until),
-    }
+    told = {"plan": plan_id, "run": run_id, "going": plan.counts["going"], "approval_until": isoformat(until)}
+    await audit.note(
+        session,
+        "approve",
+        requested_by=by,
+        detail=told | {"plan_sha256": plan.plan_sha256},
+        run=run_id,
+        policy=policy.name,
+        table=plan.target,
+        policy_sha256=policy.digest,
+        cutoff=plan.cutoff,
+    )
+    told |= {"policy": policy.name, "table": plan.target, "cutoff": isoformat(plan.cutoff), "approved_by": by}
+    return told
 
 
 async def use(run: Run, plan_id: str, policy: Policy, *, keep: timedelta | None) -> Plan:

@@ -44,9 +44,21 @@ class Policy:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that it says, in hex: two policies that differ in anything differ in it."""
-        said = asdict(self) | {"pace": self.pace.name}
-        return sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        """SHA-256, in hex, of every field as JSON with sorted keys: what the audit remembers of the rule.
+
+        Of the pace its name: what that means is not the policy's to say.
+        """
+        fields = asdict(self) | {"pace": self.pace.name}
+        return sha256(json.dumps(fields, sort_keys=True, default=_canonical).encode()).hexdigest()
+
+
+def _canonical(value: object) -> object:
+    match value:
+        case timedelta():
+            return value.total_seconds()
+        case time():
+            return value.isoformat()
+    raise TypeError(f"a policy's field of type {type(value).__name__} has no place in its digest")
 
 
 OLD_DELETED_TASKS = Policy(

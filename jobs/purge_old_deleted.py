@@ -15,7 +15,7 @@ from pydantic import Field, Strict, model_validator
 from db import leases
 from db.leases import Wishes
 from db.trees import CHILD
-from jobs import members, plans
+from jobs import audit, members, plans
 from jobs import pace as paces
 from jobs.dry_run import count
 from jobs.failures import ApprovalNeeded, NotFound, OverBudget, Waiting
@@ -91,6 +91,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
 
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
+    await audit.begin(run, policy, cutoff)
     health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
     outcome = await members.purge(run, policy, cutoff, health=health)
     result = {

@@ -43,10 +43,14 @@ async def guard(
     target: Target,
     statements: Sequence[Stated],
     *,
+    along: Sequence[str] = (),
     large_blocks: int = LARGE_BLOCKS,
     small_blocks: int = SMALL_BLOCKS,
 ) -> None:
-    """Explain the statements, and look at what references the table. Raises QueryPlanRefused; nothing has run then."""
+    """Explain the statements, and look at what references the table, and those whose rows go along with its own.
+
+    Raises QueryPlanRefused; nothing has run then.
+    """
     plans = await require_rights(connection, target, statements)
     for given, plan in zip(statements, plans, strict=True):
         if not any(node["Node Type"] == "Seq Scan" for node in _nodes(plan["Plan"]) if _is_of(node, target)):
@@ -55,7 +59,7 @@ async def guard(
         if blocks > large_blocks:
             told = f"the {given.name} would read {target.name} from end to end ({_size(blocks)})"
             raise await _refusal(connection, target, given.name, told)
-    for reference in await queryplans.unindexed_references(connection, target.relation):
+    for reference in await queryplans.unindexed_references(connection, [target.relation, *along]):
         if reference.blocks > small_blocks:
             told = (
                 f"for each deleted row of {reference.parent}, {reference.relation} ({_size(reference.blocks)}) would "

@@ -17,11 +17,10 @@ import asyncpg
 
 from db import windows
 from db.targets import Eligible
-from db.trees import Tree
 from db.windows import Bound, Look, Place, Span
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window
-from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge
+from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge, Scope
 
 BEFORE_ALL = Place(0)
 # A look at what is left reads dead entries too, a few million a second. Where it takes longer, nobody looks.
@@ -45,8 +44,8 @@ class Values(Purge):
     first, largest = STEP_ROWS, 5000
     settings = BY_INDEX
 
-    def __init__(self, eligible: Eligible, tree: Tree | None = None, *, among_locks: bool = False) -> None:
-        super().__init__(eligible, tree, among_locks)
+    def __init__(self, scope: Scope, *, among_locks: bool = False) -> None:
+        super().__init__(scope, among_locks)
         self._ahead: dict[Bound | None, int] = {}  # by its lower bound, where in `_stretches` one is
         self._stretches: list[Stretch] = []
         self._listed: tuple[Span, Place] | None = None  # of what, and from where on, `_places` is the list
@@ -84,8 +83,8 @@ class Values(Purge):
         lower = None if run.cursor["lower"] is None else Bound(*run.cursor["lower"])
         if lower not in self._ahead:
             async with run.database.tuned(**BY_INDEX) as connection:
-                look = await windows.look(connection, self.eligible, lower=lower, step=STEP_ROWS, most=AHEAD_ROWS)
-            self._stretches = stretches(look, more=look.rows == AHEAD_ROWS, before=self.eligible.before)
+                look = await windows.look(connection, self.scope.eligible, lower=lower, step=STEP_ROWS, most=AHEAD_ROWS)
+            self._stretches = stretches(look, more=look.rows == AHEAD_ROWS, before=self.scope.eligible.before)
             self._ahead = {stretch.span.lower: number for number, stretch in enumerate(self._stretches)}
             if self._stretches:
                 self._ahead[lower] = 0
@@ -102,7 +101,7 @@ class Values(Purge):
             if last == position:
                 break
             span = Span(self._stretches[position].span.lower, self._stretches[last - 1].span.upper)
-            part, cursor = windows.within(self.eligible, span), _at(_behind(span.upper))
+            part, cursor = windows.within(self.scope.eligible, span), _at(_behind(span.upper))
             ranges.append(self.window(run, part, units=rows, most=None, cursor=cursor))
             position = last
         return ranges
@@ -127,7 +126,7 @@ class Values(Purge):
         begun = time.monotonic()
         try:
             async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
-                self._places = await windows.places(connection, self.eligible, span, after=after, most=AHEAD_ROWS)
+                self._places = await windows.places(connection, self.scope.eligible, span, after=after, most=AHEAD_ROWS)
         except asyncpg.QueryCanceledError as exc:
             if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
                 raise

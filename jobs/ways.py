@@ -4,7 +4,7 @@ jobs/blocks.py and jobs/values.py are the two; what they have in common is here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import asyncpg
@@ -86,12 +86,20 @@ def counter(run: Run, why: str) -> str:
     return f"{why}_in_pass_{run.cursor['pass']}_of_{run.cursor['member']}"
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What a purge deletes of one relation."""
+
+    eligible: Eligible
+    before: str  # what each batch says first: that no other holds have come
+    tree: Tree | None = None  # where more goes than the rows themselves
+
+
 @dataclass
 class Purge:
     """What both ways delete: eligible rows, a part of the table at a time."""
 
-    eligible: Eligible
-    tree: Tree | None = None  # where more goes than the rows themselves
+    scope: Scope
     among_locks: bool = False  # a pass has left rows, locked ones most likely
 
     def window(self, run: Run, part: Part, *, units: int, most: int | None, cursor: dict[str, Any]) -> Window:
@@ -104,26 +112,31 @@ class Purge:
             self._delete(run, part, limit),
             cursor=run.cursor | cursor,
             units=units,
-            past_locks=windows.counting_locked(past_locks, self.eligible, part, counter(run, "locked"))
+            past_locks=windows.counting_locked(past_locks, self.scope.eligible, part, counter(run, "locked"))
             if counts
             else windows.noting(past_locks, counter(run, "touched")),
             past_locks_counts=counts,
             drain=self._drain(run, part),
             pass_over=lambda why: windows.pass_over(counter(run, why)),
-            relation=self.eligible.target.relation,
+            relation=self.scope.eligible.target.relation,
         )
 
     def _delete(self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False) -> Change:
-        if self.tree is None:
-            return windows.delete(self.eligible, part, most=limit, skip_locked=skip_locked)
-        limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
-        return self.tree.purge(self.eligible, part, run.cursor["member"], limits=limits)
+        scope = self.scope
+        if scope.tree is None:
+            change = windows.delete(scope.eligible, part, most=limit, skip_locked=skip_locked)
+        else:
+            limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
+            change = scope.tree.purge(scope.eligible, part, run.cursor["member"], limits=limits)
+        return replace(change, before=scope.before)
 
     def _drain(self, run: Run, part: Part) -> Callable[[int], Change] | None:
-        tree, oid, kept = self.tree, run.cursor["member"], _kept(run)
+        scope, tree, oid, kept = self.scope, self.scope.tree, run.cursor["member"], _kept(run)
         if tree is None:
             return None
-        return lambda along: tree.drain(self.eligible, part, oid, limits=Limits(kept, rows=1, along=along))
+        return lambda along: replace(
+            tree.drain(scope.eligible, part, oid, limits=Limits(kept, rows=1, along=along)), before=scope.before
+        )
 
 
 def _kept(run: Run) -> dict[str, str]:

@@ -8,12 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from db import holds
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
 from jobs.life import Life
 from jobs.policies import Children, Policy
-from tests.ledger import run
+from tests.eventually import eventually
+from tests.ledger import accept, run, serve_to_the_end
 
 OLD = "now() - interval '100 days'"
 
@@ -189,3 +191,41 @@ async def test_a_child_that_is_inserted_meanwhile_is_never_lost(database: Databa
     await other.close()
     assert await count(sql, "c") == len(added.result())
     assert await count(sql, "c WHERE up % 2 = 0") > 0
+
+
+async def hold(database: Database, table: str, column: str, value: str) -> None:
+    async with database.sessions.begin() as session:
+        await holds.add(session, table=table, column=column, value=value, reason="a test", until=None, by="test")
+
+
+async def test_a_held_parent_stays_with_its_children(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await hold(database, "public.p", "id", "10")
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["skipped"]["held"], result["remaining"]) == (49, 1, False)
+    assert (await count(sql, "p WHERE id = 10"), await count(sql, "c WHERE up = 10")) == (1, 2)
+
+
+async def test_a_held_child_keeps_its_parent_and_what_goes_with_it(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await hold(database, "public.c", "id", "20")  # of parent 10
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["skipped"]["held"], result["remaining"]) == (49, 1, False)
+    assert (await count(sql, "p WHERE id = 10"), await count(sql, "c WHERE up = 10")) == (1, 2)
+
+
+async def test_a_hold_of_another_column_that_comes_meanwhile_is_kept(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """The statements know no hold when they are made; the next batch finds out, and makes them anew."""
+    await parents(sql, 200_000)
+    life = life_of(database, {})
+    await accept(life, "purge-old-deleted", "run", policy="p", max_rows=100_000)
+    serving = asyncio.create_task(serve_to_the_end(life, "run"))
+    await eventually(lambda: sql.fetchval("SELECT rows_done > 0 FROM lowtide.run WHERE id = 'run'"))
+    await sql.execute("UPDATE p SET gone_at = gone_at - interval '1 day' WHERE id = 199998")
+    await hold(database, "public.p", "id", "199998")
+    await serving
+    assert await count(sql, "p WHERE gone_at IS NOT NULL") == 1

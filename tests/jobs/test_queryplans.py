@@ -225,7 +225,7 @@ async def test_names_of_any_kind_are_quoted(database: Database, sql: asyncpg.Con
 async def test_the_purge_is_refused_before_its_first_batch(life: Life, sql: asyncpg.Connection) -> None:
     await people.people(sql)
     await people.many(sql, 1000, deleted_every=2)
-    await sql.execute("CREATE TABLE note (task_id bigint REFERENCES task (id), body text)")
+    await sql.execute("CREATE TABLE note (task_id bigint REFERENCES task (id) ON DELETE CASCADE, body text)")
     await sql.execute("INSERT INTO note SELECT 1, repeat('x', 7000) FROM generate_series(1, 2000)")
     await sql.execute("ALTER TABLE note ALTER body SET STORAGE PLAIN")
     await sql.execute("INSERT INTO note SELECT 1, repeat('x', 7000) FROM generate_series(1, 200)")

@@ -11,6 +11,7 @@ from db.engine import Database
 from worker import wire
 from worker.cli import output, payloads, session
 from worker.cli.follow import follow, read
+from worker.cli.instants import instant
 
 
 def enqueue(
@@ -27,7 +28,7 @@ def enqueue(
     if run_id is not None and not wire.is_name(run_id):
         raise typer.BadParameter("a run id has 1 to 200 printable characters", param_hint="--id")
     checked = payloads.checked(job, payloads.text(payload, payload_file))
-    asyncio.run(_enqueue(job, checked, run_id, _instant(not_before), wait=wait, as_json=as_json))
+    asyncio.run(_enqueue(job, checked, run_id, instant(not_before, option="--not-before"), wait=wait, as_json=as_json))
 
 
 async def _enqueue(
@@ -57,15 +58,3 @@ async def _report(database: Database, run_id: str, *, wait: bool, as_json: bool)
         output.print_json(output.run_as_json(run))
     if wait and run.state != "succeeded":
         raise typer.Exit(1)
-
-
-def _instant(value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(value)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{value!r} is not an ISO 8601 time", param_hint="--not-before") from exc
-    if instant.tzinfo is None:
-        raise typer.BadParameter(f"{value!r} has no zone; write {value}Z for UTC", param_hint="--not-before")
-    return instant

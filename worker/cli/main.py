@@ -12,11 +12,12 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from db.faults import Conflict, server_message, sqlstate
+from db.holds import HoldRefused
 from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
 from jobs.failures import LOCKED, Refused, is_passing
 from worker import telemetry
-from worker.cli import demo, dev, enqueue, explain, migrate, output, runs, schedules, steer, work
+from worker.cli import audit, demo, dev, enqueue, explain, hold, migrate, output, runs, schedules, steer, work
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
 from worker.cli.steer import NotToBeSteered
@@ -36,6 +37,7 @@ EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
         (
             Refused,
             Conflict,
+            HoldRefused,
             NewerLedger,
             NotMigrated,
             MisfitTables,
@@ -67,11 +69,13 @@ for command in (
     steer.resume,
     steer.cancel,
     steer.retry,
+    audit.audit,
 ):
     app.command()(command)
 
 
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(hold.app, name="hold")
 
 
 def _print_version(wanted: bool) -> None:

@@ -94,14 +94,14 @@ def print_runs(found: list[Run]) -> None:
         table.add_column(column, justify="right" if column in {"ROWS", "BATCHES", "TOOK"} else "left", no_wrap=True)
     for run in found:
         table.add_row(
-            _plain(run.id),
-            _plain(run.job),
+            plain(run.id),
+            plain(run.job),
             f"[{COLOURS.get(run.state, 'default')}]{run.state}[/]",
             f"{run.rows_done:,}",
             f"{run.batches:,}",
             "" if run.created_at is None else run.created_at.strftime("%Y-%m-%d %H:%M:%S"),
             took(run),
-            _plain(note(run)),
+            plain(note(run)),
         )
     print_table(table)
 
@@ -130,9 +130,9 @@ def print_run(run: Run) -> None:
     for name, value in run_as_json(run).items():
         if name == "error" and isinstance(value, dict):
             for part, said in value.items():
-                table.add_row(f"error {part}", _plain(_shown(said).rstrip()))
+                table.add_row(f"error {part}", plain(_shown(said).rstrip()))
         elif value is not None:
-            table.add_row(name, _plain(_shown(value)))
+            table.add_row(name, plain(_shown(value)))
     print_table(table)
 
 
@@ -187,7 +187,7 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= 2000 else f"{shown[:2000]}… ({len(shown):,} characters; --json shows all)"
 
 
-def _plain(value: str) -> str:
+def plain(value: str) -> str:
     """Neither markup nor control characters: ids and errors come from outside."""
     printable = "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
     return printable.replace("[", "\\[")

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "lowtide_0005"
-down_revision = "lowtide_0006"
+down_revision = "lowtide_0004"
 branch_labels = None
 depends_on = None
 

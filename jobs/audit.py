@@ -1,0 +1,74 @@
+"""What a purge writes down before it deletes. The database writes its end, in the transaction that ends the run."""
+
+from datetime import datetime
+
+import asyncpg
+
+from db import audit, columns, queryplans, surveys
+from db.faults import server_message, sqlstate
+from db.targets import quoted
+from jobs.failures import Refused, is_passing
+from jobs.policies import Policy
+from jobs.run import Run, isoformat
+
+NO_RIGHT = "42501"
+# The oldest row is there for the audit alone: where no index tells it at once, it stays unknown.
+LONGEST_LOOK = "2s"
+
+
+class AuditRefused(Refused):
+    """The begin of a purge can't be written down: it may not begin."""
+
+
+async def begin(run: Run, policy: Policy, cutoff: datetime) -> None:
+    """Once a run, or once more where an ended one is tried again; committed before the first delete.
+
+    Raises AuditRefused, and whatever else keeps the row from being written.
+    """
+    try:
+        async with run.database.sessions.begin() as session:
+            if await audit.is_open(session, run.id):
+                return
+        told = {
+            "range": await _range(run, policy, cutoff),
+            "where": policy.target.where,
+            "pace": run.wishes.pace,
+            "purged_before": run.rows_done,
+        }
+        async with run.transaction() as session:
+            await audit.begin(
+                session,
+                run.id,
+                policy=policy.name,
+                table=policy.target.name,
+                policy_sha256=policy.digest,
+                cutoff=cutoff,
+                detail=told,
+            )
+    except Exception as exc:
+        if sqlstate(exc) != NO_RIGHT:
+            raise
+        raise await _refused(run, exc) from exc
+
+
+async def _refused(run: Run, error: Exception) -> AuditRefused:
+    async with run.database.autocommit() as connection:
+        role = quoted(await queryplans.role(connection))
+    return AuditRefused(
+        f"a purge is written down before it begins, and this one can't be: {server_message(error)}. Nothing was "
+        f"deleted. GRANT SELECT, INSERT ON lowtide.audit TO {role};"
+    )
+
+
+async def _range(run: Run, policy: Policy, cutoff: datetime) -> dict[str, str | None]:
+    """Between which values of the policy's column every row lies that can go: from the oldest there is up to, not
+    with, the cutoff."""
+    before = {"column": policy.target.column, "before": isoformat(cutoff)}
+    try:
+        async with run.database.tuned(statement_timeout=LONGEST_LOOK, enable_seqscan="off") as connection:
+            eligible = await columns.eligible(connection, policy.target, cutoff=cutoff)
+            return before | {"from": await surveys.oldest(connection, eligible)}
+    except asyncpg.PostgresError as exc:
+        if is_passing(exc):
+            raise
+        return before | {"from": None, "from_unknown": server_message(exc)}
