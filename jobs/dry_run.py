@@ -11,9 +11,11 @@ from db import blast, estimates
 from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
-from db.targets import Eligible, Target
+from db.relations import Relation
+from db.targets import Target
 from jobs import members, plans
 from jobs.blast import LAST_RUNS, broken_rule
+from jobs.children import ChildrenUndeclared
 from jobs.failures import Refused
 from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
@@ -71,9 +73,9 @@ async def _counted(
     pace, target = run.wishes.pace or "full", policy.target
     speed = await estimates.usual_speed(connection, target, pace=pace)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        scopes = await members.scopes(connection, policy, cutoff)
-        found = [await _look(connection, scope.eligible) for scope in scopes]
-        children = await children_of(connection, policy, scopes)
+        present = await members.present(connection, target)
+        found = [await _look(connection, relation, policy, cutoff) for relation in present]
+        children = await children_of(connection, policy, [look.scope for look in found])
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     eligible = sum(look.census.eligible for look in found)
@@ -104,14 +106,28 @@ async def _counted(
 class _Look:
     """At one relation. `refused` is why the purge would not begin there."""
 
+    scope: Scope
     census: Census
     kept: Kept
     way: str
     refused: str | None
 
 
-async def _look(connection: asyncpg.Connection, eligible: Eligible) -> _Look:
+async def _look(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> _Look:
+    scope, undeclared = await _scope(connection, relation, policy, cutoff)
+    eligible = scope.eligible
     choice = await choose(connection, eligible, await estimates.table(connection, eligible.target))
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
-    return _Look(census, await estimates.kept(connection, eligible), choice.told, refused)
+    kept = await estimates.kept(connection, eligible)
+    return _Look(scope, census, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+
+
+async def _scope(
+    connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime
+) -> tuple[Scope, str | None]:
+    """What would go of it, and why nothing would as long as the policy does not declare its children."""
+    try:
+        return await members.scope(connection, relation, policy, cutoff), None
+    except ChildrenUndeclared as exc:
+        return Scope(await members.resolved(connection, relation, policy.target, cutoff), before=""), str(exc)
