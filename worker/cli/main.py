@@ -17,7 +17,7 @@ from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
 from jobs.failures import LOCKED, Refused, is_passing
 from worker import telemetry
-from worker.cli import audit, demo, dev, enqueue, explain, hold, migrate, output, runs, schedules, steer, work
+from worker.cli import audit, demo, dev, enqueue, explain, hold, migrate, output, plan, runs, schedules, steer, work
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
 from worker.cli.steer import NotToBeSteered
@@ -69,6 +69,8 @@ for command in (
     steer.resume,
     steer.cancel,
     steer.retry,
+    plan.plan,
+    plan.approve,
     audit.audit,
 ):
     app.command()(command)
