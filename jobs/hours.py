@@ -1,7 +1,7 @@
 """The hours in which a policy may work, by the wall clock of its timezone: daylight saving moves them with it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -9,6 +9,9 @@ from db import clock
 from db.engine import Database
 from jobs.failures import Waiting
 from jobs.policies import Hours, Policy
+
+# What tells the time from now on, without asking for it again.
+Clock = Callable[[Database], Awaitable[Callable[[], datetime]]]
 
 MINUTE = timedelta(minutes=1)
 # Hours that fall into a spring night's gap open the night after; beyond that there is nothing to look for.

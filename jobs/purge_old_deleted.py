@@ -22,7 +22,7 @@ from jobs.failures import ApprovalNeeded, NotFound, OverBudget, Waiting
 from jobs.fields import BIGINT, Payload, Text
 from jobs.gate import Gate
 from jobs.health import Health
-from jobs.hours import require_open, server_clock
+from jobs.hours import Clock, require_open, server_clock
 from jobs.policies import Policy
 from jobs.run import Run, isoformat
 from jobs.upkeep import after_purge
@@ -54,7 +54,9 @@ class PurgeOldDeleted(Payload):
         return self
 
 
-async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...]) -> dict[str, Any]:
+async def purge_old_deleted(
+    run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...], clock: Clock = server_clock
+) -> dict[str, Any]:
     policy = policy_for(payload, policies)
     keep = keep_for(payload, policy)
     wishes = wishes_for(payload, policy)
@@ -64,7 +66,7 @@ async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tup
         plan = await plans.use(run, payload.approve, policy, keep=asked)
         run.most_rows = plan.counts["going"]
         wishes = replace(wishes, max_rows=min(wishes.max_rows or run.most_rows, run.most_rows))
-    now = await server_clock(run.database)
+    now = await clock(run.database)
     if not payload.dry_run:
         require_open(policy, now=now())
     async with run.database.sessions.begin() as session:
