@@ -49,12 +49,14 @@ APPROVE = text("""
     WHERE run_id = :run_id RETURNING approval_until
 """)
 USE = text("UPDATE lowtide.plan SET used_by_run = :by, used_at = clock_timestamp() WHERE run_id = :run_id")
-# The primary key, the policy's column, and a few more; the first ones of the table are what people know a row by.
+# The primary key, the policy's column, and a few more: words first, by which people know a row.
 SHOWN = """
-    SELECT a.attname FROM pg_attribute a
+    SELECT a.attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_index x ON x.indrelid = a.attrelid AND x.indisprimary
     WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
-    ORDER BY coalesce(a.attnum = ANY(x.indkey), false) DESC, a.attname = $2 DESC, a.attnum LIMIT $3
+    ORDER BY coalesce(a.attnum = ANY(x.indkey), false) DESC, a.attname = $2 DESC, t.typcategory IN ('S', 'E') DESC,
+             a.attnum
+    LIMIT $3
 """
 
 

@@ -85,7 +85,7 @@ async def test_nothing_is_said_of_it_where_nothing_was_wanted(
     await table(sql, gone=gone, live=5_000)
     ended = await run(life_with(database, vacuum_share=share), "purge-old-deleted", policy="t")
     assert "vacuum" not in (ended.result or {})
-    assert await sql.fetchval(VACUUMS) == 1  # the test's own ANALYZE
+    assert await sql.fetchval(VACUUMS) <= 1  # the test's own ANALYZE
 
 
 async def test_a_lock_that_keeps_it_away_is_said(database: Database, sql: asyncpg.Connection) -> None:
