@@ -74,7 +74,7 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         async with run.database.autocommit() as connection:
             present = await scope(connection, relation, policy, cutoff)
         behind = {"next": relation.oid + 1} | _lasting(run)
-        whole = policy.partitions == "drop" and "pass" not in run.cursor
+        whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
         if whole and await drop_whole(
             run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
         ):
@@ -82,9 +82,9 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))
-        await run.keep(behind | {"before_it": asdict(total)})
-        if run.spent:
+        if relation.is_all or run.spent:
             break
+        await run.keep(behind | {"before_it": asdict(total)})
     return total
 
 

@@ -65,8 +65,11 @@ async def _drop(run: Run, partition: Partition, eligible: Eligible, cursor: dict
 
 async def bring_back(run: Run, relation: str) -> None:
     """Attach what earlier runs, or this one, have left detached of a table. Raises PartitionAstray."""
+    async with run.database.autocommit() as connection:
+        if not (left := await partitions.noted(connection, relation)):
+            return
     async with run.database.tuned(**WAITING) as connection:
-        for noted in await partitions.noted(connection, relation):
+        for noted in left:
             if noted.state in {"gone", "attached"}:
                 await partitions.forget(connection, noted.partition)
                 continue
