@@ -3,8 +3,8 @@
     python examples/enqueue_from_redis.py mark-completed '{"task_ids": [7, 8], "requested_by": 3}' --id order-77
 
 prints the id of the run. That is a promise of Redis, not yet of lowtide: the run is accepted once a worker has written
-it into the ledger, as the row of this id in lowtide.run. Until then a Redis that is flushed or restarted empty loses it.
-Whoever can't live with that looks for the row, and while there is none sends again with the same id: it still runs once.
+it into the ledger, as the row of this id in lowtide.run. Until then, a Redis that is flushed or starts empty loses it.
+Whoever can't live with that looks for the row, and while there is none sends again with the same id: it runs once.
 """
 
 import argparse
