@@ -1,0 +1,221 @@
+"""A small FastAPI service over the tasks that lowtide maintains: copy from it what you need.
+
+    uvicorn --factory examples.service:create_app
+
+with LOWTIDE_DATABASE_URL set, for example to what `lowtide dev` prints. A request is one transaction: it is committed
+before the answer goes out, and rolled back when the request is refused.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Path, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db import engine, runs
+from db.fields import BIGINT, MOST_IDS, Id, Text
+from db.refusals import NotFound
+from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
+from db.taskservice import TaskService
+from examples import errors
+
+router = APIRouter()
+
+
+def create_app(database_url: str | None = None) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database = engine.connect(database_url or os.environ["LOWTIDE_DATABASE_URL"], application_name="tasks service")
+        app.state.sessions = database.sessions
+        yield
+        await database.close()
+
+    app = FastAPI(title="Tasks", lifespan=lifespan)
+    app.include_router(router)
+    errors.install(app)
+    return app
+
+
+async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
+    async with request.app.state.sessions.begin() as session:
+        yield session
+
+
+# scope="function": by default FastAPI ends a dependency after the answer has gone out, and a caller would be told of a
+# change that is not committed yet, or never is.
+Session = Annotated[AsyncSession, Depends(transaction, scope="function")]
+
+
+async def service(session: Session) -> TaskService:
+    return TaskService(session)
+
+
+Tasks = Annotated[TaskService, Depends(service, scope="function")]
+# Who acts. A real service finds that out from a session or a token; never believe a header that anyone can set.
+Actor = Annotated[int, Header(alias="X-Actor", ge=1, le=BIGINT)]
+Given = Annotated[int, Path(ge=1, le=BIGINT)]
+
+
+# One model for all parameters of a query: what it does not know is refused, a misspelt filter too.
+class Listing(TaskFilter):
+    limit: int = 50
+
+    @property
+    def where(self) -> TaskFilter:
+        return TaskFilter(**{name: getattr(self, name) for name in TaskFilter.model_fields})
+
+
+class Numbered(Listing):
+    offset: int = 0
+
+
+class Feed(Listing):
+    cursor: str | None = None
+
+
+class Search(Feed):
+    q: str
+
+
+class Finish(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    task_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_IDS)]
+
+
+class RunError(BaseModel):
+    """Without the traceback, which is for operators."""
+
+    type: str
+    message: str
+
+
+class RunRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    job: str
+    state: str
+    rows_done: int
+    wait_reason: str | None
+    result: dict[str, Any] | None
+    error: RunError | None
+
+
+@router.post("/tasks", status_code=201)
+async def create(given: TaskCreate, tasks: Tasks, actor: Actor) -> TaskRead:
+    return await tasks.create(given, actor=actor)
+
+
+@router.post("/tasks/batch", status_code=201)
+async def create_many(
+    given: Annotated[list[TaskCreate], Body(min_length=1, max_length=1000)], tasks: Tasks, actor: Actor
+) -> dict[str, list[int]]:
+    return {"ids": await tasks.create_many(given, actor=actor)}
+
+
+@router.get("/tasks")
+async def page(given: Annotated[Numbered, Query()], tasks: Tasks) -> Page[TaskRead]:
+    """With the total. For long lists take /tasks/feed: its last page costs what its first does."""
+    return await tasks.page(given.where, limit=given.limit, offset=given.offset)
+
+
+@router.get("/tasks/feed")
+async def feed(given: Annotated[Feed, Query()], tasks: Tasks) -> Page[TaskRead]:
+    """The next page is at the answer's next_cursor; the last one has none."""
+    return await tasks.page_after(given.where, limit=given.limit, cursor=given.cursor)
+
+
+@router.get("/tasks/search")
+async def search(given: Annotated[Search, Query()], tasks: Tasks) -> Page[TaskRead]:
+    return await tasks.search(given.q, given.where, limit=given.limit, cursor=given.cursor)
+
+
+@router.get("/tasks/count")
+async def count(where: Annotated[TaskFilter, Query()], tasks: Tasks) -> dict[str, int]:
+    return {"count": await tasks.count(where)}
+
+
+@router.get("/tasks/board")
+async def board(given: Annotated[Feed, Query()], tasks: Tasks) -> Page[TaskDetail]:
+    """Each task with its project and its creator."""
+    return await tasks.details(given.where, limit=given.limit, cursor=given.cursor)
+
+
+@router.get("/tasks/deleted")
+async def deleted(days: int, tasks: Tasks, limit: int = 50, cursor: str | None = None) -> Page[TaskRead]:
+    return await tasks.deleted(days=days, limit=limit, cursor=cursor)
+
+
+@router.post("/tasks/complete")
+async def complete(given: Finish, tasks: Tasks, actor: Actor) -> dict[str, int]:
+    """All of them at once, or none. For many thousands let a worker do it: see finish."""
+    return {"completed": await tasks.mark_completed(given.task_ids, actor=actor)}
+
+
+@router.get("/tasks/{task_id}")
+async def get(task_id: Given, tasks: Tasks, *, include_deleted: bool = False) -> TaskRead:
+    return await tasks.get(task_id, include_deleted=include_deleted)
+
+
+@router.patch("/tasks/{task_id}")
+async def update(
+    task_id: Given, given: TaskUpdate, tasks: Tasks, actor: Actor, unchanged_since: AwareDatetime | None = None
+) -> TaskRead:
+    """With unchanged_since, the updated_at that the caller has seen: 409 where somebody has changed the task since.
+
+    Not the header If-Unmodified-Since, which knows whole seconds only.
+    """
+    return await tasks.update(task_id, given, actor=actor, unchanged_since=unchanged_since)
+
+
+@router.delete("/tasks/{task_id}")
+async def delete(task_id: Given, tasks: Tasks, actor: Actor) -> TaskRead:
+    """Softly: it can be restored until a purge takes it."""
+    return await tasks.delete(task_id, actor=actor)
+
+
+@router.post("/tasks/{task_id}/restore")
+async def restore(task_id: Given, tasks: Tasks, actor: Actor) -> TaskRead:
+    return await tasks.restore(task_id, actor=actor)
+
+
+@router.delete("/tasks/{task_id}/for-good", status_code=204)
+async def delete_for_good(task_id: Given, tasks: Tasks, actor: Actor) -> None:
+    await tasks.delete_for_good(task_id, actor=actor)
+
+
+@router.post("/tasks/{task_id}/finish", status_code=202)
+async def finish(task_id: Given, given: Finish, session: Session, actor: Actor) -> dict[str, str]:
+    """Completes the task now, and leaves the many that belong to it to a worker: both, or neither.
+
+    The run's id comes from the task's, so a caller that has missed the answer can ask again: it is the same run.
+    """
+    await TaskService(session).update(task_id, TaskUpdate(status="completed"), actor=actor)
+    payload = json.dumps({"task_ids": given.task_ids, "requested_by": actor})
+    run_id = f"finish-{task_id}"
+    return {
+        "run_id": await runs.enqueue(session, job="mark-completed", payload=payload, run_id=run_id, not_before=None)
+    }
+
+
+@router.post("/projects/{project_id}/archive")
+async def archive(project_id: Given, tasks: Tasks, actor: Actor) -> dict[str, int]:
+    return {"archived": await tasks.archive_project(project_id, actor=actor)}
+
+
+@router.delete("/projects/{project_id}/tasks")
+async def delete_older(project_id: Given, older_than_days: int, tasks: Tasks, actor: Actor) -> dict[str, int]:
+    return {"deleted": await tasks.delete_older(days=older_than_days, actor=actor, project_id=project_id)}
+
+
+@router.get("/runs/{run_id}")
+async def run(run_id: Annotated[Text, Path(max_length=200)], session: Session) -> RunRead:
+    found = await runs.standing(session, run_id)
+    if found is None:
+        raise NotFound(f'run "{run_id}" does not exist', ids=[run_id])
+    return RunRead.model_validate(found)
