@@ -56,9 +56,8 @@ async def busy(_: Request, __: Exception) -> JSONResponse:
 
 
 def _field(place: Sequence[int | str]) -> str:
-    """For example body.0.title. The name of an unknown field is the caller's own text: escaped and cut."""
-    name = ".".join(str(part) for part in place)
-    return name.encode("ascii", "backslashreplace").decode()[:LONGEST_FIELD]
+    """For example body.0.title. Cut, because the name of an unknown field is as long as its author likes."""
+    return ".".join(str(part) for part in place)[:LONGEST_FIELD]
 
 
 def _error(status: int, kind: str, message: str, **more: Any) -> JSONResponse:  # noqa: ANN401 - what JSON can hold

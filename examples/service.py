@@ -14,13 +14,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import engine, runs
 from db.fields import BIGINT, MOST_IDS, Id, Text
 from db.refusals import NotFound
 from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
-from db.taskservice import TaskService
+from db.taskservice import TaskService, unit_of_work
 from examples import errors
 
 router = APIRouter()
@@ -40,24 +39,17 @@ def create_app(database_url: str | None = None) -> FastAPI:
     return app
 
 
-async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
-    async with request.app.state.sessions.begin() as session:
-        yield session
+async def transaction(request: Request) -> AsyncIterator[TaskService]:
+    async with unit_of_work(request.app.state.sessions) as tasks:
+        yield tasks
 
 
 # scope="function": by default FastAPI ends a dependency after the answer has gone out, and a caller would be told of a
 # change that is not committed yet, or never is.
-Session = Annotated[AsyncSession, Depends(transaction, scope="function")]
-
-
-async def service(session: Session) -> TaskService:
-    return TaskService(session)
-
-
-Tasks = Annotated[TaskService, Depends(service, scope="function")]
+Tasks = Annotated[TaskService, Depends(transaction, scope="function")]
 # Who acts. A real service finds that out from a session or a token; never believe a header that anyone can set.
 Actor = Annotated[int, Header(alias="X-Actor", ge=1, le=BIGINT)]
-Given = Annotated[int, Path(ge=1, le=BIGINT)]
+RowId = Annotated[int, Path(ge=1, le=BIGINT)]
 
 
 # One model for all parameters of a query: what it does not know is refused, a misspelt filter too.
@@ -158,13 +150,13 @@ async def complete(given: Finish, tasks: Tasks, actor: Actor) -> dict[str, int]:
 
 
 @router.get("/tasks/{task_id}")
-async def get(task_id: Given, tasks: Tasks, *, include_deleted: bool = False) -> TaskRead:
+async def get(task_id: RowId, tasks: Tasks, *, include_deleted: bool = False) -> TaskRead:
     return await tasks.get(task_id, include_deleted=include_deleted)
 
 
 @router.patch("/tasks/{task_id}")
 async def update(
-    task_id: Given, given: TaskUpdate, tasks: Tasks, actor: Actor, unchanged_since: AwareDatetime | None = None
+    task_id: RowId, given: TaskUpdate, tasks: Tasks, actor: Actor, unchanged_since: AwareDatetime | None = None
 ) -> TaskRead:
     """With unchanged_since, the updated_at that the caller has seen: 409 where somebody has changed the task since.
 
@@ -174,48 +166,47 @@ async def update(
 
 
 @router.delete("/tasks/{task_id}")
-async def delete(task_id: Given, tasks: Tasks, actor: Actor) -> TaskRead:
+async def delete(task_id: RowId, tasks: Tasks, actor: Actor) -> TaskRead:
     """Softly: it can be restored until a purge takes it."""
     return await tasks.delete(task_id, actor=actor)
 
 
 @router.post("/tasks/{task_id}/restore")
-async def restore(task_id: Given, tasks: Tasks, actor: Actor) -> TaskRead:
+async def restore(task_id: RowId, tasks: Tasks, actor: Actor) -> TaskRead:
     return await tasks.restore(task_id, actor=actor)
 
 
 @router.delete("/tasks/{task_id}/for-good", status_code=204)
-async def delete_for_good(task_id: Given, tasks: Tasks, actor: Actor) -> None:
+async def delete_for_good(task_id: RowId, tasks: Tasks, actor: Actor) -> None:
     await tasks.delete_for_good(task_id, actor=actor)
 
 
 @router.post("/tasks/{task_id}/finish", status_code=202)
-async def finish(task_id: Given, given: Finish, session: Session, actor: Actor) -> dict[str, str]:
+async def finish(task_id: RowId, given: Finish, tasks: Tasks, actor: Actor) -> dict[str, str]:
     """Completes the task now, and leaves the many that belong to it to a worker: both, or neither.
 
     The run's id comes from the task's, so a caller that has missed the answer can ask again: it is the same run.
     """
-    await TaskService(session).update(task_id, TaskUpdate(status="completed"), actor=actor)
+    await tasks.update(task_id, TaskUpdate(status="completed"), actor=actor)
     payload = json.dumps({"task_ids": given.task_ids, "requested_by": actor})
     run_id = f"finish-{task_id}"
-    return {
-        "run_id": await runs.enqueue(session, job="mark-completed", payload=payload, run_id=run_id, not_before=None)
-    }
+    await runs.enqueue(tasks.session, job="mark-completed", payload=payload, run_id=run_id, not_before=None)
+    return {"run_id": run_id}
 
 
 @router.post("/projects/{project_id}/archive")
-async def archive(project_id: Given, tasks: Tasks, actor: Actor) -> dict[str, int]:
+async def archive(project_id: RowId, tasks: Tasks, actor: Actor) -> dict[str, int]:
     return {"archived": await tasks.archive_project(project_id, actor=actor)}
 
 
 @router.delete("/projects/{project_id}/tasks")
-async def delete_older(project_id: Given, older_than_days: int, tasks: Tasks, actor: Actor) -> dict[str, int]:
+async def delete_older(project_id: RowId, older_than_days: int, tasks: Tasks, actor: Actor) -> dict[str, int]:
     return {"deleted": await tasks.delete_older(days=older_than_days, actor=actor, project_id=project_id)}
 
 
 @router.get("/runs/{run_id}")
-async def run(run_id: Annotated[Text, Path(max_length=200)], session: Session) -> RunRead:
-    found = await runs.standing(session, run_id)
+async def run(run_id: Annotated[Text, Path(max_length=200)], tasks: Tasks) -> RunRead:
+    found = await runs.standing(tasks.session, run_id)
     if found is None:
         raise NotFound(f'run "{run_id}" does not exist', ids=[run_id])
     return RunRead.model_validate(found)
