@@ -6,16 +6,10 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
+from db.refusals import Conflict
+
 UNFIT = {"22P02", "22P05", "22021", "22003", "22023", "54000", "54001"}
 NOT_MIGRATED = {"3F000", "42P01", "42883"}  # no such schema, table, function
-
-
-class Conflict(Exception):
-    """A run of this id exists already, with another job or payload. The first one stands."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f'run "{run_id}" exists already, with another job or payload; the first one stands')
-        self.run_id = run_id
 
 
 class RunFenced(Exception):
@@ -50,7 +44,8 @@ def translated(run_id: str) -> Iterator[None]:
     except (DBAPIError, asyncpg.PostgresError) as exc:
         match sqlstate(exc):
             case "LT409":
-                raise Conflict(run_id) from exc
+                told = f'run "{run_id}" exists already, with another job or payload; the first one stands'
+                raise Conflict(told, ids=[run_id]) from exc
             case "LT410":
                 raise RunFenced(run_id) from exc
         raise

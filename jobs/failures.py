@@ -27,6 +27,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db.faults import server_message, sqlstate
+from db.refusals import NotAllowed, NotFound, Refused
+
+__all__ = ["NotAllowed", "NotFound", "Refused"]  # of db/refusals.py, and part of this family
 
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
@@ -36,23 +39,7 @@ LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceEr
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
 
 
-class Refused(Exception):
-    """The work can't be done as asked: nothing was changed, and nothing is tried again."""
-
-    def __init__(self, message: str, *, detail: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.detail = detail
-
-
 class InvalidPayload(Refused):
-    pass
-
-
-class NotFound(Refused):
-    pass
-
-
-class NotAllowed(Refused):
     pass
 
 
