@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, Row
+from sqlalchemy import ClauseElement, Executable, Row
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from db import projects, taskchanges, taskreads, tasks
+from db.batches import Change
+from db.explanations import Explained, explained
 from db.fields import LONGEST_DAYS, MOST_IDS, MOST_PURGED, MOST_TASKS, an_id, ids, sought, whole
 from db.models import Task
 from db.pages import Keyset, numbered, within
@@ -219,6 +221,11 @@ class TaskService:
         raise await refusal(
             self._timed, task_id, actor=actor, kinds=KINDS[:2], otherwise="was changed meanwhile: try again"
         )
+
+    async def explain(self, statement: ClauseElement | Change) -> Explained:
+        """What a statement of db/taskreads.py or db/taskchanges.py (or one of your own) would do, and whether that is
+        good. It runs, and is taken back; what takes longer than 10 s is stopped."""
+        return await self._timed.call("explain", explained(self.session, statement), rows=lambda _: 0)
 
     async def _one(self, name: str, statement: Executable) -> TaskRead | None:
         rows = await self._timed.rows(name, statement)
