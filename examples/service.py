@@ -10,17 +10,18 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime
 
 from db import engine, runs
-from db.fields import BIGINT, MOST_IDS, Id, Text
+from db.fields import BIGINT, Text
 from db.refusals import NotFound
 from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
 from examples import errors
+from examples.schemas import Feed, Finish, Numbered, RunRead, Search
 
 router = APIRouter()
 
@@ -50,52 +51,6 @@ Tasks = Annotated[TaskService, Depends(transaction, scope="function")]
 # Who acts. A real service finds that out from a session or a token; never believe a header that anyone can set.
 Actor = Annotated[int, Header(alias="X-Actor", ge=1, le=BIGINT)]
 RowId = Annotated[int, Path(ge=1, le=BIGINT)]
-
-
-# One model for all parameters of a query: what it does not know is refused, a misspelt filter too.
-class Listing(TaskFilter):
-    limit: int = 50
-
-    @property
-    def where(self) -> TaskFilter:
-        return TaskFilter(**{name: getattr(self, name) for name in TaskFilter.model_fields})
-
-
-class Numbered(Listing):
-    offset: int = 0
-
-
-class Feed(Listing):
-    cursor: str | None = None
-
-
-class Search(Feed):
-    q: str
-
-
-class Finish(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    task_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_IDS)]
-
-
-class RunError(BaseModel):
-    """Without the traceback, which is for operators."""
-
-    type: str
-    message: str
-
-
-class RunRead(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    job: str
-    state: str
-    rows_done: int
-    wait_reason: str | None
-    result: dict[str, Any] | None
-    error: RunError | None
 
 
 @router.post("/tasks", status_code=201)
