@@ -14,6 +14,7 @@ class Listing(TaskFilter):
 
     @property
     def where(self) -> TaskFilter:
+        """The filter alone: a cursor belongs to one, and would not fit to another."""
         return TaskFilter(**{name: getattr(self, name) for name in TaskFilter.model_fields})
 
 

@@ -143,7 +143,7 @@ async def finish(task_id: RowId, given: Finish, tasks: Tasks, actor: Actor) -> d
     The run's id comes from the task's, so a caller that has missed the answer can ask again: it is the same run.
     """
     await tasks.update(task_id, TaskUpdate(status="completed"), actor=actor)
-    payload = json.dumps({"task_ids": given.task_ids, "requested_by": actor})
+    payload = json.dumps({"task_ids": sorted(set(given.task_ids)), "requested_by": actor})
     run_id = f"finish-{task_id}"
     await runs.enqueue(tasks.session, job="mark-completed", payload=payload, run_id=run_id, not_before=None)
     return {"run_id": run_id}

@@ -1,5 +1,6 @@
 """What the tests of the service say to it, and what they look at afterwards."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -8,6 +9,13 @@ import httpx
 
 def acting(actor: int) -> dict[str, str]:
     return {"X-Actor": str(actor)}
+
+
+async def patiently(asked: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Ask again while the answer is that it is busy, as a client should: on a slow machine a lock is held for long."""
+    while (answer := await asked()).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        assert error(answer)["type"] == "Busy"
+    return answer
 
 
 def error(answer: httpx.Response) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
+from examples.service import router
 from tests import people
 from tests.contract.cli import environment
 from tests.eventually import eventually
@@ -194,6 +195,12 @@ async def test_a_project_s_old_tasks_are_deleted(
     assert await people.statuses(sql, [tasks.open, tasks.completed, tasks.others]) == [
         *("pending", "deleted", "pending")
     ]
+
+
+async def test_its_description_names_every_operation(service: httpx.AsyncClient) -> None:
+    """What /docs shows; where a type can't be described, it is a 500."""
+    described = (await service.get("/openapi.json")).json()["paths"]
+    assert sum(len(methods) for methods in described.values()) == len(router.routes)
 
 
 async def test_it_starts_with_the_command_that_it_tells(database_url: str) -> None:

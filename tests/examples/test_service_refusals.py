@@ -1,6 +1,7 @@
 """What the example service refuses: each with its status and type, nothing changed, and nothing of the input told."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 from tests import people
-from tests.examples.callers import acting, error, everything
+from tests.examples.callers import acting, error, everything, patiently
 from tests.examples.server import serving
 from worker.embedded.server import free_port
 
@@ -164,9 +165,8 @@ async def test_of_two_restores_at_once_one_is_refused(
     service: httpx.AsyncClient, tasks: people.Tasks, sql: asyncpg.Connection
 ) -> None:
     await service.delete(f"/tasks/{tasks.in_progress}", headers=CREATOR)
-    answers = await asyncio.gather(
-        *(service.post(f"/tasks/{tasks.in_progress}/restore", headers=CREATOR) for _ in range(2))
-    )
+    restoring = partial(service.post, f"/tasks/{tasks.in_progress}/restore", headers=CREATOR)
+    answers = await asyncio.gather(patiently(restoring), patiently(restoring))
     assert sorted(answer.status_code for answer in answers) == [200, 409]
     refused = max(answers, key=lambda answer: answer.status_code)
     assert (error(refused)["type"], error(refused)["ids"]) == ("Conflict", [tasks.in_progress])
