@@ -152,9 +152,10 @@ class TaskService:
     async def archive_project(self, project_id: int, *, actor: int) -> int:
         """Close the project, and archive its tasks that are not deleted; how many. For a large one there is the job,
         which holds no lock for long."""
+        an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
-        closing = projects.close_to_inserts(session, an_id("project_id", project_id))
+        closing = projects.close_to_inserts(session, project_id)
         require_owner(await self._timed.call("close", closing, rows=_present), project_id, actor=actor)
         await self._timed.call("close", projects.archive(session, project_id), rows=lambda _: 1)
         return await self._timed.changed("archive_project", taskchanges.archived(project_id))
@@ -172,9 +173,11 @@ class TaskService:
         """Softly, the tasks made more than `days` times 24 hours ago: of a project that the actor owns, or all that
         they may act on; how many. The purge takes them when its time has come."""
         whole("days", days, most=LONGEST_DAYS)
+        if project_id is not None:
+            an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         if project_id is not None:
-            owned = projects.find(self.session, an_id("project_id", project_id))
+            owned = projects.find(self.session, project_id)
             require_owner(await self._timed.call("project", owned, rows=_present), project_id, actor=actor)
         statement = taskchanges.deleted_older(days=days, actor=actor, project_id=project_id)
         return await self._timed.changed("delete_older", statement)
