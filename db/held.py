@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from db.faults import server_message
+from db.refusals import Refused
 from db.targets import literal, quoted
 
 # Up to so many holds, their values are hashed anew for each statement: 0.2 µs each, and 50 ns a row. Beyond, that alone
@@ -24,7 +25,7 @@ TEXT_OF = {
 }
 
 
-class HoldUnclear(Exception):
+class HoldUnclear(Refused):
     """A hold is over a column that is gone, or holds a value that the column's type can't be: no row is safe."""
 
 

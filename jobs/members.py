@@ -11,12 +11,10 @@ from typing import Any
 import asyncpg
 
 from db import columns, estimates, held, relations
-from db.columns import UnfitColumn
 from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
 from jobs import children, passes
-from jobs.failures import Refused
 from jobs.health import Health
 from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
@@ -114,13 +112,10 @@ def _lasting(run: Run) -> dict[str, Any]:
 
 
 async def resolved(connection: asyncpg.Connection, relation: Relation, target: Target, cutoff: datetime) -> Eligible:
-    """The eligible rows of this relation. Raises NotATable, Refused."""
+    """The eligible rows of this relation. Raises NotATable, UnfitColumn."""
     if relation.kind != ORDINARY:
         raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
-    try:
-        return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
-    except UnfitColumn as exc:
-        raise Refused(str(exc)) from exc
+    return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
 
 
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, Strict, model_validator
 
 from db import leases
+from db.fields import BIGINT, Days, Text
 from db.leases import Wishes
 from db.partitions import NAMED
 from db.trees import CHILD
@@ -18,7 +19,7 @@ from jobs import audit, members
 from jobs import pace as paces
 from jobs.dry_run import count
 from jobs.failures import ApprovalNeeded, NotFound, Waiting
-from jobs.fields import BIGINT, Payload, Text
+from jobs.fields import Payload
 from jobs.health import Health
 from jobs.policies import Policy
 from jobs.run import Run, isoformat
@@ -30,7 +31,7 @@ LONGEST_S = 10**9
 class PurgeOldDeleted(Payload):
     policy: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     table: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-    days: Annotated[int, Strict(), Field(ge=1, le=36_500)] | None = None
+    days: Days | None = None
     dry_run: Annotated[bool, Strict()] = False
     pace: paces.Name | None = None
     max_rows: Annotated[int, Strict(), Field(ge=1, le=BIGINT)] | None = None

@@ -11,8 +11,7 @@ import typer
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from db.faults import Conflict, server_message, sqlstate
-from db.holds import HoldRefused
+from db.faults import server_message, sqlstate
 from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
 from jobs.failures import LOCKED, Refused, is_passing
@@ -36,8 +35,6 @@ EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     (
         (
             Refused,
-            Conflict,
-            HoldRefused,
             NewerLedger,
             NotMigrated,
             MisfitTables,
