@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import time, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -137,6 +138,20 @@ async def test_a_cancelled_run_ends_too(life: Life, database: Database, sql: asy
     assert (await row(life, "unwanted")).state == "cancelled"
     assert await _events(database) == [("begin", None), ("end", "cancelled")]
     assert (await _audit(database))[-1].detail["purged"] == 20_000 - await sql.fetchval("SELECT count(*) FROM task")
+
+
+async def test_a_run_that_is_tried_again_and_ends_before_it_begins_has_no_second_end(
+    life: Life, database: Database, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 20_000, deleted_every=2)
+    await accept(life, "purge-old-deleted", "twice")
+    life.stopping.set()
+    await life.serve("twice")
+    for steer in (steering.cancel, partial(steering.retry, from_start=False), steering.cancel):
+        async with database.sessions.begin() as session:
+            assert await steer(session, "twice")
+    assert await _events(database) == [("begin", None), ("end", "cancelled")]
 
 
 async def test_what_deletes_nothing_is_not_on_record(life: Life, database: Database, sql: asyncpg.Connection) -> None:
