@@ -313,6 +313,17 @@ async def test_a_hold_that_nobody_can_read_any_more_refuses_the_purge_until_it_i
     assert await _purge(sql) == [3]
 
 
+async def test_a_role_that_may_not_see_holds_is_told_what_it_lacks(sql: asyncpg.Connection) -> None:
+    await _things(sql, "what int", "n")
+    await sql.execute("CREATE ROLE blind; GRANT USAGE ON SCHEMA lowtide TO blind; SET ROLE blind")
+    try:
+        with pytest.raises(Refused, match=r'GRANT SELECT ON lowtide\.hold TO "blind"; GRANT EXECUTE') as caught:
+            await known_to_a_purge(sql, [THING])
+        assert "Nothing was deleted" in str(caught.value)
+    finally:
+        await sql.execute("RESET ROLE; DROP OWNED BY blind; DROP ROLE blind")
+
+
 async def test_a_hold_over_a_new_column_stops_a_batch_that_does_not_know_it(
     database: Database, sql: asyncpg.Connection
 ) -> None:

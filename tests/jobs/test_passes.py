@@ -129,6 +129,7 @@ async def purger(database: Database, sql: asyncpg.Connection) -> AsyncIterator[D
     await sql.execute("CREATE ROLE purger LOGIN PASSWORD 'secret' BYPASSRLS")
     await sql.execute(
         "GRANT USAGE ON SCHEMA lowtide TO purger; GRANT SELECT, INSERT, UPDATE ON lowtide.run TO purger; "
+        "GRANT SELECT ON lowtide.hold TO purger; GRANT SELECT, INSERT ON lowtide.audit TO purger; "
         "GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO purger; GRANT SELECT, DELETE ON t TO purger"
     )
     parts = urlsplit(database.address.dsn)
