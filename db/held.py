@@ -107,7 +107,14 @@ async def columns(connection: asyncpg.Connection, relations: Sequence[str]) -> H
 
     Raises HoldUnclear, and the server's UndefinedTable.
     """
-    rows = await connection.fetch(PAIRS, relations)
+    try:
+        rows = await connection.fetch(PAIRS, relations)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        role = quoted(await connection.fetchval("SELECT current_user"))
+        raise HoldUnclear(
+            f"which rows are held can't be seen: {server_message(exc)}. Nothing was deleted. GRANT SELECT ON "
+            f"lowtide.hold TO {role}; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO {role};"
+        ) from exc
     homes: dict[tuple[int, str], list[int]] = {}
     for row in rows:
         for pair in row["pairs"]:
