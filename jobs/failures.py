@@ -3,6 +3,8 @@
 Refused
   InvalidPayload   a field is missing, wrong or unknown
   NotFound         something that the payload names does not exist
+  PolicyBroken     the policy is disabled: what the file or the database has against it
+  PolicyUnclear    the table has several policies
   NotAllowed       the actor may not do this
   ProjectArchived  no task may enter an archived project
   TasksRefused     some of the tasks can't be completed, so none was
@@ -49,6 +51,14 @@ class InvalidPayload(Refused):
 
 
 class NotFound(Refused):
+    pass
+
+
+class PolicyBroken(Refused):
+    pass
+
+
+class PolicyUnclear(Refused):
     pass
 
 
