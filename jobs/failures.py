@@ -33,6 +33,7 @@ from db.faults import server_message, sqlstate
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
+AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
 BLOCKED = {"23503", "23001"}  # another table refers to the row
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
