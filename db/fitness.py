@@ -113,10 +113,11 @@ async def knows_timezone(connection: asyncpg.Connection, timezone: str) -> bool:
     return True
 
 
-async def parse_condition(connection: asyncpg.Connection, target: Target) -> None:
+async def parse_condition(connection: asyncpg.Connection, target: Target) -> int:
     """Let the server parse `where` between two words, in no parentheses of ours: a closing one of its own fits to
-    nothing there. Raises what the server has against it; nothing is planned or executed."""
-    await connection.prepare(f"SELECT FROM {target.relation} WHERE CASE WHEN {target.where}\nTHEN true END")
+    nothing there. Returns how many parameters it has; raises what the server has against it. Nothing is executed."""
+    prepared = await connection.prepare(f"SELECT FROM {target.relation} WHERE CASE WHEN {target.where}\nTHEN true END")
+    return len(prepared.get_parameters())
 
 
 async def explain_condition(connection: asyncpg.Connection, target: Target) -> dict[str, Any]:

@@ -143,7 +143,8 @@ async def _where(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     if policy.target.where is None:
         return []
     try:
-        await fitness.parse_condition(connection, policy.target)
+        if await fitness.parse_condition(connection, policy.target):
+            return [Fact("where", "fault", "PostgreSQL refuses it: it has a parameter", "Write the value itself")]
         await fitness.explain_condition(connection, policy.target)
     except asyncpg.PostgresError as exc:
         code = str(sqlstate(exc))
