@@ -14,9 +14,9 @@ ANSWER_WITHIN_S = 5.0
 async def is_transactional(address: Address) -> bool:
     """Whether a connection changes its server process between two transactions, or shares it with another connection.
 
-    While the second connection has a transaction open, a pooler gives it the process that the first one had last, or
-    the first one gets another. Without a pooler, or with one of sessions, both keep theirs. Raises what the driver
-    raises.
+    A pooler that takes turns gives the first connection another process each time. One that prefers the process that
+    was used last gives it to the second connection. Without a pooler, or with one of sessions, both keep theirs.
+    Raises what the driver raises.
     """
     first = await engine.open_bare(address)
     try:
@@ -32,6 +32,8 @@ async def is_transactional(address: Address) -> bool:
 async def _shared(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
     for _ in range(TIMES):
         before = await _process(first)
+        if await _process(first) != before:
+            return True
         async with second.transaction():
             others = await _process_here(second)
             if others == before:

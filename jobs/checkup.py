@@ -6,7 +6,6 @@ import asyncpg
 
 from db import migrate, pooler, server
 from db.engine import Database
-from db.faults import server_message
 from db.server import About
 from db.targets import quoted
 from jobs.facts import Fact
@@ -30,14 +29,21 @@ NEEDED = {
 
 
 async def checkup(database: Database) -> list[Fact]:
-    """Raises what a lost connection raises."""
+    """On a session that stays (`session`). Raises what a lost connection raises."""
     async with database.autocommit() as connection:
         asked = datetime.now(UTC)
         about = await server.about(connection)
         facts = [*_server(about, database.address.server), *_clock(about.now, asked, datetime.now(UTC))]
         facts += await _settings(connection)
-    facts.append(await _pooler(database))
     return facts + await _ledger(database, about)
+
+
+async def session(database: Database) -> Fact:
+    """Whether it stays with its process: what else is asked would stumble otherwise. Raises what the driver raises."""
+    if not await pooler.is_transactional(database.address):
+        return Fact(POSTGRESQL, "ok", "a session stays with its process: direct, or through a session pooler")
+    told = "a transaction pooler stands between: what a session sets, prepares and listens to gets lost there"
+    return Fact(POSTGRESQL, "fault", told, "Connect directly, or through a pool in session mode")
 
 
 def _server(about: About, where: str) -> list[Fact]:
@@ -73,17 +79,6 @@ async def _settings(connection: asyncpg.Connection) -> list[Fact]:
     ]
 
 
-async def _pooler(database: Database) -> Fact:
-    try:
-        is_transactional = await pooler.is_transactional(database.address)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-        return Fact(POSTGRESQL, "warning", f"whether a pooler stands between is unknown: {server_message(exc)}")
-    if not is_transactional:
-        return Fact(POSTGRESQL, "ok", "a session stays with its process: direct, or through a session pooler")
-    told = "a transaction pooler stands between: what a session sets, prepares and listens to gets lost there"
-    return Fact(POSTGRESQL, "fault", told, "Connect directly, or through a pool in session mode")
-
-
 async def _ledger(database: Database, about: About) -> list[Fact]:
     if about.may_use_schema is None:
         return [Fact(LEDGER, "fault", "there is no schema lowtide in this database", "lowtide migrate")]
@@ -91,8 +86,8 @@ async def _ledger(database: Database, about: About) -> list[Fact]:
     if not about.may_use_schema:
         told = f"role {about.role} may not use schema lowtide"
         return [Fact(LEDGER, "fault", told, f"{ROLES}, or GRANT USAGE ON SCHEMA lowtide TO {role};")]
-    async with database.sessions.begin() as session:
-        pending = await migrate.pending(session)
+    async with database.sessions.begin() as opened:
+        pending = await migrate.pending(opened)
     if "lowtide" in pending:
         return [Fact(LEDGER, "fault", "is older than this program", "lowtide migrate")]
     async with database.autocommit() as connection:

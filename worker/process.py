@@ -160,12 +160,16 @@ async def reach(given: Servers, *, within: timedelta) -> None:
     await _answers("Redis", redis_server(given.redis), given.redis.ping, within=within)
 
 
-async def reach_database(database: Database, *, within: timedelta) -> None:
+async def reach_database(
+    database: Database, *, within: timedelta, question: Callable[[], Awaitable[object]] | None = None
+) -> None:
+    """`question` is what it has to answer, when anything at all is not enough."""
+
     async def ask() -> None:
         async with database.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
-    await _answers("PostgreSQL", database.address.server, ask, within=within)
+    await _answers("PostgreSQL", database.address.server, question or ask, within=within)
 
 
 async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]], *, within: timedelta) -> None:

@@ -8,7 +8,7 @@ import typer
 from redis.exceptions import RedisError
 
 from db.engine import Database
-from jobs.checkup import checkup
+from jobs import checkup
 from jobs.facts import Fact
 from jobs.inspection import inspect
 from jobs.policies import Policies
@@ -45,13 +45,20 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON lis
 async def _database(settings: Settings, policies: Policies) -> tuple[list[Fact], bool]:
     broken = [Fact(f"policy {each.name}", "fault", each.reason, "Mend the policy file") for each in policies.broken]
     database = process.open_database(settings)
+    facts: list[Fact] = []
+
+    async def look_between() -> None:
+        facts.append(await checkup.session(database))
+
     try:
-        await process.reach_database(database, within=session.AT_ONCE)
-        return await checkup(database) + await _policies(database, policies) + broken, True
+        await process.reach_database(database, within=session.AT_ONCE, question=look_between)
+        if facts[0].word == "ok":  # else the rest would stumble, now here, now there
+            facts += await checkup.checkup(database) + await _policies(database, policies)
     except Unreachable as exc:
-        return [Fact("PostgreSQL", "fault", str(exc), "See LOWTIDE_DATABASE_URL"), *broken], False
+        return [Fact(checkup.POSTGRESQL, "fault", str(exc), "See LOWTIDE_DATABASE_URL"), *broken], False
     finally:
         await database.close()
+    return facts + broken, True
 
 
 async def _policies(database: Database, policies: Policies) -> list[Fact]:
