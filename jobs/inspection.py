@@ -17,6 +17,7 @@ from jobs.queryplans import LARGE_BLOCKS, SMALL_BLOCKS
 
 STATEMENT_TIMEOUT = "2s"
 MOST_NAMED = 5
+UNKNOWN = "unknown"  # what a fact is about that could not be told in its time
 TABLE_KINDS = ("r", "p")
 # Of pg_class.relkind.
 KINDS = {
@@ -49,7 +50,7 @@ async def inspect(database: Database, policy: Policy) -> list[Fact]:
             except asyncpg.PostgresError as exc:
                 if str(sqlstate(exc)).startswith(AWAY):
                     raise
-                facts.append(Fact("table", "warning", f"could not be looked at: {server_message(exc)}", "Try again"))
+                facts.append(Fact(UNKNOWN, "warning", f"could not be looked at: {server_message(exc)}", "Try again"))
     return facts
 
 

@@ -7,7 +7,8 @@ import structlog
 
 from db.engine import Database
 from db.faults import server_message
-from jobs.inspection import against, inspect
+from jobs.facts import Fact
+from jobs.inspection import UNKNOWN, against, inspect
 from jobs.policies import Broken, Policies, Policy
 from worker.metrics import Metrics
 
@@ -41,19 +42,19 @@ class Lookout:
         for policy in self.policies:
             try:
                 async with asyncio.timeout(WITHIN_S):
-                    broken = against(policy, await inspect(self._database, policy))
+                    facts = await inspect(self._database, policy)
             except Exception as exc:  # most likely PostgreSQL is away
                 log.warning("policy.not_inspected", policy=policy.name, why=server_message(exc))
             else:
-                self._take(policy, broken)
+                self._take(policy, facts)
 
-    def _take(self, policy: Policy, broken: Broken | None) -> None:
-        before = self.disabled.get(policy.name)
+    def _take(self, policy: Policy, facts: list[Fact]) -> None:
+        before, broken = self.disabled.get(policy.name), against(policy, facts)
         if broken is not None:
             self.disabled[policy.name] = broken
             if broken != before:
                 self._tell(broken)
-        elif before is not None:
+        elif before is not None and not any(fact.about == UNKNOWN for fact in facts):
             del self.disabled[policy.name]
             self._metrics.disabled(policy.name, is_disabled=False)
             log.info("policy.enabled", policy=policy.name)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.policies import DEFAULT, Hours, Policies, in_words
-from jobs.policyfile import MOST_BYTES, PolicyFileBroken, load
+from jobs.policyfile import MOST_BYTES, PolicyFileBroken, Stated, load
 
 ROOT = Path(__file__).parents[2]
 LEAST = {"name": "x", "table": "t", "column": "c", "keep": "90 days"}
@@ -53,6 +53,16 @@ def test_the_example_loads_and_says_every_key() -> None:
     assert (tasks.max_share, tasks.partitions, tasks.vacuum_share) == (0.6, "drop", 0.1)
     assert (events.target.schema, events.target.table) == ("Analytics", "Event.Log")
     assert (events.target.epoch, events.keep) == ("milliseconds", timedelta(days=13 * 31))
+
+
+def test_the_page_on_policies_has_every_key_with_its_default() -> None:
+    table = (ROOT / "docs" / "policies.md").read_text().split("## The keys")[1].split("\n\n")[1]
+    cells = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    defaults = {
+        name: "needed" if field.is_required() else "none" if field.default is None else str(field.default)
+        for name, field in Stated.model_fields.items()
+    }
+    assert {row[0]: row[1] for row in cells} == defaults
 
 
 def test_what_is_left_out_has_its_default(file: Path) -> None:
