@@ -16,3 +16,6 @@ class Fact:
 
     def __str__(self) -> str:
         return self.told if self.advice is None else f"{self.told}. {self.advice}"
+
+    def is_fault_of(self, *subjects: str) -> bool:
+        return self.word == "fault" and self.about in subjects

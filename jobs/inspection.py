@@ -43,7 +43,7 @@ async def inspect(database: Database, policy: Policy) -> list[Fact]:
     facts: list[Fact] = []
     async with database.tuned(statement_timeout=STATEMENT_TIMEOUT) as connection:
         for look in LOOKS:
-            if any(fact.word == "fault" and fact.about in FIRST for fact in facts):
+            if any(fact.is_fault_of(*FIRST) for fact in facts):
                 break  # the others would stumble over the same
             try:
                 facts += await look(connection, policy)

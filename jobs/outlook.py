@@ -10,7 +10,7 @@ from db.faults import server_message, sqlstate
 from db.policyruns import LastRun
 from jobs.facts import Fact
 from jobs.failures import AWAY
-from jobs.inspection import STATEMENT_TIMEOUT, against, inspect
+from jobs.inspection import GUARDED, STATEMENT_TIMEOUT, against, inspect
 from jobs.policies import Broken, Policy
 from jobs.survey import Survey, survey
 
@@ -25,8 +25,9 @@ class Outlook:
 
     @property
     def advice(self) -> list[str]:
-        """What to do about all that is not well."""
-        return [f"{fact.about}: {fact}" for fact in self.facts if fact.word in {"warning", "fault"}]
+        """What to do about what does not disable it, and will hurt."""
+        hurts = [fact for fact in self.facts if fact.word == "warning" or fact.is_fault_of(*GUARDED)]
+        return [f"{fact.about}: {fact}" for fact in hurts]
 
 
 async def outlook(database: Database, policy: Policy) -> Outlook:
