@@ -3,6 +3,8 @@
 Refused
   InvalidPayload   a field is missing, wrong or unknown
   NotFound         something that the payload names does not exist
+  PolicyBroken     the policy is disabled: what the file or the database has against it
+  PolicyUnclear    the table has several policies
   NotAllowed       the actor may not do this
   ProjectArchived  no task may enter an archived project
   TasksRefused     some of the tasks can't be completed, so none was
@@ -35,6 +37,7 @@ __all__ = ["NotAllowed", "NotFound", "Refused"]  # of db/refusals.py, and part o
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
+AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
 BLOCKED = {"23503", "23001"}  # another table refers to the row
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
 PASSING = {
@@ -54,6 +57,14 @@ PASSING = {
 
 
 class InvalidPayload(Refused):
+    pass
+
+
+class PolicyBroken(Refused):
+    pass
+
+
+class PolicyUnclear(Refused):
     pass
 
 

@@ -5,6 +5,7 @@ created. Each batch repeats the whole condition, so a row that was restored a mo
 the cursor behind it, so running again goes on where it stopped. It never touches a row without a date in the column.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -18,10 +19,10 @@ from db.trees import CHILD
 from jobs import audit, members
 from jobs import pace as paces
 from jobs.dry_run import count
-from jobs.failures import ApprovalNeeded, NotFound, Waiting
+from jobs.failures import ApprovalNeeded, NotFound, PolicyBroken, PolicyUnclear, Waiting
 from jobs.fields import Payload
 from jobs.health import Health
-from jobs.policies import Policy
+from jobs.policies import Broken, Policy, in_words
 from jobs.run import Run, isoformat
 
 # About 31 years: more would overflow what a duration can hold.
@@ -45,8 +46,10 @@ class PurgeOldDeleted(Payload):
         return self
 
 
-async def purge_old_deleted(run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...]) -> dict[str, Any]:
-    policy = policy_for(payload, policies)
+async def purge_old_deleted(
+    run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]
+) -> dict[str, Any]:
+    policy = policy_for(payload, policies, disabled)
     keep = keep_for(payload, policy)
     wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
     async with run.database.sessions.begin() as session:
@@ -86,16 +89,32 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     return result
 
 
-def policy_for(payload: PurgeOldDeleted, policies: tuple[Policy, ...]) -> Policy:
-    wanted = payload.table or "task"
-    for policy in policies:
-        if payload.policy is None and wanted in (policy.target.table, policy.target.name):
-            return policy
-        if policy.name == payload.policy:
-            return policy
-    known = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
-    asked = f"policy {payload.policy!r}" if payload.policy is not None else f"policy for table {wanted!r}"
-    raise NotFound(f"there is no {asked}; known: {known}")
+def policy_for(
+    payload: PurgeOldDeleted, policies: tuple[Policy, ...], disabled: Mapping[str, Broken] | None = None
+) -> Policy:
+    """Raises NotFound, PolicyUnclear, PolicyBroken."""
+    disabled, known = disabled or {}, {policy.name: policy for policy in policies}
+    named = (
+        [payload.policy] if payload.policy is not None else _policies_of(payload.table or "task", policies, disabled)
+    )
+    if len(named) > 1:
+        raise PolicyUnclear(f"table {payload.table or 'task'!r} has several policies; name one: {', '.join(named)}")
+    for name in named:
+        if name in disabled:
+            raise PolicyBroken(f"policy {name} is disabled, and nothing was deleted: {disabled[name].reason}")
+        if name in known:
+            return known[name]
+    told = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
+    told += "".join(f"; disabled: {broken}" for broken in disabled.values())
+    asked = f"policy {payload.policy!r}" if payload.policy else f"policy for table {payload.table or 'task'!r}"
+    raise NotFound(f"there is no {asked}; known: {told}")
+
+
+def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> list[str]:
+    """A table without its schema may be of any."""
+    tables = {broken.name: broken.table for broken in disabled.values() if broken.table is not None}
+    tables |= {policy.name: (policy.target.schema, policy.target.table) for policy in policies}
+    return [name for name, (schema, of) in tables.items() if table in (of, f"{schema}.{of}")]
 
 
 def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
@@ -107,7 +126,7 @@ def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
     keep = timedelta(days=payload.days)
     if keep < policy.keep:
         raise ApprovalNeeded(
-            f"policy {policy.name!r} keeps {policy.keep.days} days; deleting after {payload.days} needs an approval. "
-            f"Nothing was deleted. Ask for {policy.keep.days} days or more"
+            f"policy {policy.name!r} keeps {in_words(policy.keep)}; deleting after {payload.days} days needs an "
+            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more"
         )
     return keep
