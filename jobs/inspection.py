@@ -213,8 +213,8 @@ async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact
         return [Fact("children", "fault", told, advice)]
     except Refused as exc:
         return [Fact("children", "fault", str(exc), "Leave it out, or write another name")]
-    told = [f"{edge.reference.name} {'goes along' if edge.deletes else 'keeps rows'}" for edge in tree.edges]
-    return [Fact("children", "ok", ", ".join(told) or "nothing points to its rows")]
+    named = [f"{edge.reference.name} {'goes along' if edge.deletes else 'keeps rows'}" for edge in tree.edges]
+    return [Fact("children", "ok", ", ".join(named) or "nothing points to its rows")]
 
 
 async def _oid(connection: asyncpg.Connection, policy: Policy) -> int | None:
