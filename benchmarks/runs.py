@@ -10,17 +10,17 @@ from db.engine import Database
 from db.models import Run
 from jobs.catalog import jobs
 from jobs.life import Again, Life
-from jobs.policies import OLD_DELETED_TASKS
+from jobs.policies import OLD_DELETED_TASKS, Policy
 
 # What is measured is the purge. VACUUM after it takes its time on purpose, and one big DELETE has none.
 WITHOUT_VACUUM = (replace(OLD_DELETED_TASKS, vacuum_share=None),)
 
 
-async def run(database: Database, job: str, **payload: Any) -> Run:
+async def run(database: Database, job: str, *, policies: tuple[Policy, ...] = WITHOUT_VACUUM, **payload: Any) -> Run:
     """Serve it in this process, slice after slice; return the ledger's row. Raises when it did not succeed."""
     async with database.sessions.begin() as session:
         await runs.accept(session, job=job, payload=json.dumps(payload), run_id="bench", requested_by="benchmark")
-    life = Life(database, jobs(WITHOUT_VACUUM), worker="benchmark")
+    life = Life(database, jobs(policies), worker="benchmark")
     while isinstance(ending := await life.serve("bench"), Again):  # noqa: ASYNC110 - the ending says how long
         await asyncio.sleep(ending.after.total_seconds())
     async with database.sessions.begin() as session:

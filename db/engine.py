@@ -198,6 +198,11 @@ async def open_connection(
     return connection
 
 
+async def open_bare(address: Address) -> asyncpg.Connection:
+    """With nothing set and nothing prepared: for a look at what lies between us and the server."""
+    return await asyncpg.connect(address.dsn, timeout=address.connect_timeout_s, statement_cache_size=0)
+
+
 def _keep_alive(connection: asyncpg.Connection) -> None:
     """Let the system notice a server that has gone without a word: idle, or with something of ours unanswered."""
     raw = connection._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for it

@@ -1,5 +1,7 @@
 """What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,9 +44,12 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def children_of(connection: asyncpg.Connection, policy: Policy, scopes: Sequence[Scope]) -> dict[str, int]:  # noqa: ARG001 - nobody counts them yet
-    """Rows of other tables that would go along, by table."""
-    return {}
+async def _along(connection: asyncpg.Connection, oid: int, scope: Scope) -> dict[str, int]:
+    """Rows of other tables that would go with those of this relation, by table."""
+    if scope.tree is None:
+        return {}
+    told = await connection.fetchval(scope.tree.count(scope.eligible, oid))
+    return dict(json.loads(told))
 
 
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
@@ -75,12 +80,14 @@ async def _counted(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         present = await members.present(connection, target)
         found = [await _look(connection, relation, policy, cutoff) for relation in present]
-        children = await children_of(connection, policy, [look.scope for look in found])
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     eligible = sum(look.census.eligible for look in found)
     going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
-    counts = {"eligible": eligible, "going": going, "rows": rows, "children": children}
+    children: Counter[str] = Counter()
+    for look in found:
+        children.update(look.along)
+    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(children)}
     counts |= {"held": sum(look.kept.held for look in found), "blocked": sum(look.kept.blocked for look in found)}
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     refused = next((look.refused for look in found if look.refused is not None), None)
@@ -106,8 +113,8 @@ async def _counted(
 class _Look:
     """At one relation. `refused` is why the purge would not begin there."""
 
-    scope: Scope
     census: Census
+    along: dict[str, int]
     kept: Kept
     way: str
     refused: str | None
@@ -120,7 +127,8 @@ async def _look(connection: asyncpg.Connection, relation: Relation, policy: Poli
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    return _Look(scope, census, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    along = await _along(connection, relation.oid, scope)
+    return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(

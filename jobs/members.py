@@ -11,13 +11,12 @@ from typing import Any
 import asyncpg
 
 from db import columns, estimates, held, relations
-from db.columns import UnfitColumn
 from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
 from jobs import children, passes
-from jobs.failures import Refused
 from jobs.health import Health
+from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
 from jobs.policies import Policy
 from jobs.run import Run
@@ -66,17 +65,25 @@ class Total:
 async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
     total = Total(**run.cursor.get("before_it", {}))
+    await bring_back(run, policy.target.relation)
     while (relation := await _present(run, policy.target)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
             present = await scope(connection, relation, policy, cutoff)
+        behind = {"next": relation.oid + 1} | _lasting(run)
+        whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
+        if whole:
+            if run.may_work is not None:
+                await run.may_work()
+            if await drop_whole(run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}):
+                continue
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))
-        await run.keep({"next": relation.oid + 1, "before_it": asdict(total)} | _lasting(run))
-        if run.spent:
+        if relation.is_all or run.spent:
             break
+        await run.keep(behind | {"before_it": asdict(total)})
     return total
 
 
@@ -106,13 +113,10 @@ def _lasting(run: Run) -> dict[str, Any]:
 
 
 async def resolved(connection: asyncpg.Connection, relation: Relation, target: Target, cutoff: datetime) -> Eligible:
-    """The eligible rows of this relation. Raises NotATable, Refused."""
+    """The eligible rows of this relation. Raises NotATable, UnfitColumn."""
     if relation.kind != ORDINARY:
         raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
-    try:
-        return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
-    except UnfitColumn as exc:
-        raise Refused(str(exc)) from exc
+    return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
 
 
 async def scopes(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Scope]:

@@ -6,6 +6,7 @@ the cursor behind it, so running again goes on where it stopped. It never touche
 """
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -13,17 +14,19 @@ from typing import Annotated, Any
 from pydantic import Field, Strict, model_validator
 
 from db import leases
+from db.fields import BIGINT, Days, Text
 from db.leases import Wishes
+from db.partitions import NAMED
 from db.trees import CHILD
 from jobs import audit, members, plans
 from jobs import pace as paces
 from jobs.dry_run import count
-from jobs.failures import ApprovalNeeded, NotFound, OverBudget, Waiting
-from jobs.fields import BIGINT, Payload, Text
+from jobs.failures import ApprovalNeeded, NotFound, OverBudget, PolicyBroken, PolicyUnclear, Waiting
+from jobs.fields import Payload
 from jobs.gate import Gate
 from jobs.health import Health
 from jobs.hours import Clock, require_open, server_clock
-from jobs.policies import Policy
+from jobs.policies import Broken, Policy, in_words
 from jobs.run import Run, isoformat
 from jobs.upkeep import after_purge
 
@@ -34,7 +37,7 @@ LONGEST_S = 10**9
 class PurgeOldDeleted(Payload):
     policy: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     table: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-    days: Annotated[int, Strict(), Field(ge=1, le=36_500)] | None = None
+    days: Days | None = None
     dry_run: Annotated[bool, Strict()] = False
     pace: paces.Name | None = None
     max_rows: Annotated[int, Strict(), Field(ge=1, le=BIGINT)] | None = None
@@ -55,9 +58,14 @@ class PurgeOldDeleted(Payload):
 
 
 async def purge_old_deleted(
-    run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...], clock: Clock = server_clock
+    run: Run,
+    payload: PurgeOldDeleted,
+    *,
+    policies: tuple[Policy, ...],
+    disabled: Mapping[str, Broken],
+    clock: Clock = server_clock,
 ) -> dict[str, Any]:
-    policy = policy_for(payload, policies)
+    policy = policy_for(payload, policies, disabled)
     keep = keep_for(payload, policy)
     wishes = wishes_for(payload, policy)
     plan = None
@@ -108,8 +116,9 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     }
     if outcome.reasons:
         result["reason"] = "; ".join(outcome.reasons)
-    if along := {name.removeprefix(CHILD): rows for name, rows in run.counters.items() if name.startswith(CHILD)}:
-        result["children"] = along
+    for name, prefix in (("children", CHILD), ("partitions", NAMED)):
+        if counted := {key.removeprefix(prefix): rows for key, rows in run.counters.items() if key.startswith(prefix)}:
+            result[name] = counted
     if outcome.blocked_by:
         result["blocked_by"] = outcome.blocked_by
     if health.unknown:
@@ -117,16 +126,32 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     return result
 
 
-def policy_for(payload: PurgeOldDeleted, policies: tuple[Policy, ...]) -> Policy:
-    wanted = payload.table or "task"
-    for policy in policies:
-        if payload.policy is None and wanted in (policy.target.table, policy.target.name):
-            return policy
-        if policy.name == payload.policy:
-            return policy
-    known = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
-    asked = f"policy {payload.policy!r}" if payload.policy is not None else f"policy for table {wanted!r}"
-    raise NotFound(f"there is no {asked}; known: {known}")
+def policy_for(
+    payload: PurgeOldDeleted, policies: tuple[Policy, ...], disabled: Mapping[str, Broken] | None = None
+) -> Policy:
+    """Raises NotFound, PolicyUnclear, PolicyBroken."""
+    disabled, known = disabled or {}, {policy.name: policy for policy in policies}
+    named = (
+        [payload.policy] if payload.policy is not None else _policies_of(payload.table or "task", policies, disabled)
+    )
+    if len(named) > 1:
+        raise PolicyUnclear(f"table {payload.table or 'task'!r} has several policies; name one: {', '.join(named)}")
+    for name in named:
+        if name in disabled:
+            raise PolicyBroken(f"policy {name} is disabled, and nothing was deleted: {disabled[name].reason}")
+        if name in known:
+            return known[name]
+    told = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
+    told += "".join(f"; disabled: {broken}" for broken in disabled.values())
+    asked = f"policy {payload.policy!r}" if payload.policy else f"policy for table {payload.table or 'task'!r}"
+    raise NotFound(f"there is no {asked}; known: {told}")
+
+
+def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> list[str]:
+    """A table without its schema may be of any."""
+    tables = {broken.name: broken.table for broken in disabled.values() if broken.table is not None}
+    tables |= {policy.name: (policy.target.schema, policy.target.table) for policy in policies}
+    return [name for name, (schema, of) in tables.items() if table in (of, f"{schema}.{of}")]
 
 
 def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
@@ -137,9 +162,9 @@ def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
     if keep < policy.keep and payload.approve is None and not payload.dry_run:
         name = shlex.quote(policy.name)
         raise ApprovalNeeded(
-            f"policy {policy.name!r} keeps {policy.keep.days} days; deleting after {payload.days} needs an approval. "
-            f"Nothing was deleted. Ask for {policy.keep.days} days or more, or let `lowtide plan {name} --days "
-            f"{payload.days}` show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
+            f"policy {policy.name!r} keeps {in_words(policy.keep)}; deleting after {payload.days} days needs an "
+            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more, or let `lowtide plan {name} "
+            f"--days {payload.days}` show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
         )
     return keep
 

@@ -93,7 +93,8 @@ async def _stage(tasks: int) -> AsyncIterator[tuple[Database, ArqRedis]]:
             with _step(f"{tasks:,} tasks seeded, half of them soft-deleted more than 90 days ago"):
                 async with database.autocommit() as connection:
                     await seed.fill(connection, tasks=tasks, describe_every=DESCRIBE_EVERY)
-            async with Companion(database_url=postgres.url, redis_url=valkey.url, queue=QUEUE):
+            # The built-in policy, whatever file lies in this folder.
+            async with Companion(database_url=postgres.url, redis_url=valkey.url, queue=QUEUE, policies=""):
                 output.say("✓ A worker process consumes the queue")
                 yield database, redis
         finally:

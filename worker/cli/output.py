@@ -214,7 +214,11 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= 2000 else f"{shown[:2000]}… ({len(shown):,} characters; --json shows all)"
 
 
+def printable(value: str) -> str:
+    """Without control characters: names and errors come from outside."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
+
+
 def plain(value: str) -> str:
-    """Neither markup nor control characters: ids and errors come from outside."""
-    printable = "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
-    return printable.replace("[", "\\[")
+    """Neither markup nor control characters."""
+    return printable(value).replace("[", "\\[")
