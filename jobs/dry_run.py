@@ -1,6 +1,5 @@
 """What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,8 +47,8 @@ async def _along(connection: asyncpg.Connection, oid: int, scope: Scope) -> dict
     """Rows of other tables that would go with those of this relation, by table."""
     if scope.tree is None:
         return {}
-    told = await connection.fetchval(scope.tree.count(scope.eligible, oid))
-    return dict(json.loads(told))
+    along: dict[str, int] = await connection.fetchval(scope.tree.count(scope.eligible, oid))
+    return along
 
 
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
