@@ -170,20 +170,20 @@ async def test_a_count_that_fails_is_refused(database: Database, sql: asyncpg.Co
     assert "division by zero" in told["message"]
 
 
-async def test_partitions_are_weighed_together(database: Database, sql: asyncpg.Connection) -> None:
-    """One of them goes whole, and is half of the table."""
-    await sql.execute("CREATE TABLE t (id int, gone_at timestamptz) PARTITION BY RANGE (id)")
-    for number in range(2):
+async def test_partitions_are_weighed_together_before_one_is_dropped(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: with the gate before batches alone, the old one was dropped."""
+    await sql.execute("CREATE TABLE t (id int, gone_at timestamptz) PARTITION BY RANGE (gone_at)")
+    for year in (2001, 2101):
         await sql.execute(
-            f"CREATE TABLE t{number} PARTITION OF t FOR VALUES FROM ({number * 20_000}) TO ({number * 20_000 + 20_000})"
+            f"CREATE TABLE t{year} PARTITION OF t FOR VALUES FROM ('{year}-01-01') TO ('{year + 1}-01-01')"
         )
-    await sql.execute(
-        "INSERT INTO t SELECT n, CASE WHEN n < 20000 THEN now() - interval '100 days' END "
-        "FROM generate_series(0, 39999) n"
-    )
+        await sql.execute(f"INSERT INTO t SELECT n, '{year}-06-01' FROM generate_series(1, 20000) n")
     refused = await run(life_with(database, max_share=0.4), "purge-old-deleted", "refused", policy="t")
-    assert refusal(refused)["detail"]["would_go"] == 20_000
-    assert (await run(life_with(database, partitions="delete"), "purge-old-deleted", policy="t")).rows_done == 20_000
+    assert (refusal(refused)["detail"]["would_go"], refusal(refused)["detail"]["table_rows"]) == (20_000, 40_000)
+    ended = await run(life_with(database), "purge-old-deleted", policy="t")
+    assert (ended.rows_done, await left(sql)) == (20_000, 20_000)
 
 
 async def test_a_run_is_weighed_once_and_not_once_a_slice(
