@@ -156,8 +156,8 @@ class TaskService:
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
         closing = projects.close_to_inserts(session, project_id)
-        require_owner(await self._timed.call("close", closing, rows=_present), project_id, actor=actor)
-        await self._timed.call("close", projects.archive(session, project_id), rows=lambda _: 1)
+        require_owner(await self._timed.call("close_project", closing, rows=_present), project_id, actor=actor)
+        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: 1)
         return await self._timed.changed("archive_project", taskchanges.archived(project_id))
 
     async def delete(self, task_id: int, *, actor: int) -> TaskRead:
