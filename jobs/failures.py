@@ -34,7 +34,6 @@ __all__ = ["NotAllowed", "NotFound", "Refused"]  # of db/refusals.py, and part o
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
-BLOCKED = {"23503", "23001"}  # another table refers to the row
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
 PASSING = {"40001", "40P01", LOCKED, "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04"}
 

@@ -16,8 +16,8 @@ import asyncpg
 
 from db import blocking
 from db.batches import Batch, Change, Done
-from db.faults import sqlstate
-from jobs.failures import BLOCKED, LOCKED, Waiting
+from db.faults import BLOCKED, sqlstate
+from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
