@@ -8,7 +8,12 @@ Refused
   NotAllowed       the actor may not do this
   ProjectArchived  no task may enter an archived project
   TasksRefused     some of the tasks can't be completed, so none was
-  ApprovalNeeded   it would delete what the policy keeps
+  ApprovalNeeded   it would delete what the policy keeps, or names a plan that nobody has approved
+  ApprovalSpent    the approval was used by another run, or has ended
+  PlanStale        the policy has changed since the plan was made, or it is too old, or it was altered
+  OverBudget       the payload asks for more than the policy lets one run have
+  TooMuchWouldGo   it would delete more than a mistake may, without an approval (jobs/blast.py)
+  CountFailed      what it would delete could not be counted (jobs/blast.py)
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
@@ -76,6 +81,18 @@ class TasksRefused(Refused):
 
 
 class ApprovalNeeded(Refused):
+    pass
+
+
+class ApprovalSpent(Refused):
+    pass
+
+
+class PlanStale(Refused):
+    pass
+
+
+class OverBudget(Refused):
     pass
 
 

@@ -118,6 +118,19 @@ async def resolved(connection: asyncpg.Connection, relation: Relation, target: T
     return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
 
 
+async def scopes(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Scope]:
+    """What goes of all relations, one after the other. Raises as `scope`."""
+    return [await scope(connection, relation, policy, cutoff) for relation in await present(connection, policy.target)]
+
+
+async def present(connection: asyncpg.Connection, target: Target) -> list[Relation]:
+    """All relations that the table consists of now."""
+    found: list[Relation] = []
+    while following := await relations.following(connection, target, oid=found[-1].oid + 1 if found else 0):
+        found.append(following)
+    return found
+
+
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:
     """What goes of this relation, and with it. Raises NotATable, ChildrenUndeclared, Refused."""
     eligible = await resolved(connection, relation, policy.target, cutoff)

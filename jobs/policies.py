@@ -38,7 +38,9 @@ class Policy:
     max_rows: int | None = None  # of one run; what is left goes in the next
     max_seconds: int | None = None
     partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
-    vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
+    vacuum_share: float | None = (
+        0.1  # VACUUM after a purge where more of the where more of the rows are dead; None: never
+    )
 
     @property
     def digest(self) -> str:

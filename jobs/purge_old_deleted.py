@@ -5,7 +5,9 @@ created. Each batch repeats the whole condition, so a row that was restored a mo
 the cursor behind it, so running again goes on where it stopped. It never touches a row without a date in the column.
 """
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -16,14 +18,17 @@ from db.fields import BIGINT, Days, Text
 from db.leases import Wishes
 from db.partitions import NAMED
 from db.trees import CHILD
-from jobs import audit, members
+from jobs import audit, members, plans
 from jobs import pace as paces
 from jobs.dry_run import count
-from jobs.failures import ApprovalNeeded, NotFound, PolicyBroken, PolicyUnclear, Waiting
+from jobs.failures import ApprovalNeeded, NotFound, OverBudget, PolicyBroken, PolicyUnclear, Waiting
 from jobs.fields import Payload
+from jobs.gate import Gate
 from jobs.health import Health
+from jobs.hours import Clock, require_open, server_clock
 from jobs.policies import Broken, Policy, in_words
 from jobs.run import Run, isoformat
+from jobs.upkeep import after_purge
 
 # About 31 years: more would overflow what a duration can hold.
 LONGEST_S = 10**9
@@ -45,22 +50,54 @@ class PurgeOldDeleted(Payload):
             raise ValueError("give policy or table, not both")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_to_approve(self) -> "PurgeOldDeleted":
+        if self.dry_run and self.approve is not None:
+            raise ValueError("a dry run deletes nothing: leave approve out")
+        return self
+
 
 async def purge_old_deleted(
-    run: Run, payload: PurgeOldDeleted, *, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]
+    run: Run,
+    payload: PurgeOldDeleted,
+    *,
+    policies: tuple[Policy, ...],
+    disabled: Mapping[str, Broken],
+    clock: Clock = server_clock,
 ) -> dict[str, Any]:
     policy = policy_for(payload, policies, disabled)
     keep = keep_for(payload, policy)
-    wishes = Wishes(payload.pace or policy.pace.name, payload.max_rows, payload.max_seconds)
+    wishes = wishes_for(payload, policy)
+    plan = None
+    if payload.approve is not None:
+        asked = None if payload.days is None else keep
+        plan = await plans.use(run, payload.approve, policy, keep=asked)
+        run.most_rows = plan.counts["going"]
+        wishes = replace(wishes, max_rows=min(wishes.max_rows or run.most_rows, run.most_rows))
+    now = await clock(run.database)
+    if not payload.dry_run:
+        require_open(policy, now=now())
     async with run.database.sessions.begin() as session:
         if not payload.dry_run and (other := await leases.at_work_on(session, run.claim, target=policy.target.name)):
             raise Waiting(f"run {other} purges {policy.target.name} now: one at a time")
         cutoff, run.wishes = await leases.freeze(
-            session, run.claim, keep=keep, policy=policy.name, target=policy.target.name, wishes=wishes
+            session,
+            run.claim,
+            keep=keep,
+            policy=policy.name,
+            target=policy.target.name,
+            wishes=wishes,
+            cutoff=None if plan is None else plan.cutoff,
         )
     if payload.dry_run:
-        return await count(run, policy.target, cutoff)
-    return await _purge(run, policy, cutoff)
+        return await count(run, policy, cutoff, keep=keep)
+    run.may_work = Gate(run, policy, cutoff, now=now, limit=wishes.max_rows)
+    result = await _purge(run, policy, cutoff)
+    async with run.database.autocommit() as connection:
+        targets = [relation.as_target(policy.target) for relation in await members.present(connection, policy.target)]
+    if (upkeep := await after_purge(run, policy, targets, now=now)) is not None:
+        result["vacuum"] = upkeep
+    return result
 
 
 async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
@@ -119,14 +156,30 @@ def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str
 
 def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
     """Fewer days than the policy keeps would delete what it promises to keep: that needs an approval."""
-    if payload.approve is not None:
-        raise NotFound(f"there is no approval {payload.approve!r}; a payload can use one, never grant one")
     if payload.days is None:
         return policy.keep
     keep = timedelta(days=payload.days)
-    if keep < policy.keep:
+    if keep < policy.keep and payload.approve is None and not payload.dry_run:
+        name = shlex.quote(policy.name)
         raise ApprovalNeeded(
             f"policy {policy.name!r} keeps {in_words(policy.keep)}; deleting after {payload.days} days needs an "
-            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more"
+            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more, or let `lowtide plan {name} "
+            f"--days {payload.days}` show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
         )
     return keep
+
+
+def wishes_for(payload: PurgeOldDeleted, policy: Policy) -> Wishes:
+    """The policy's budget; a payload can only ask for less. Raises OverBudget."""
+    for name in ("max_rows", "max_seconds"):
+        asked, given = getattr(payload, name), getattr(policy, name)
+        if asked is not None and given is not None and asked > given:
+            raise OverBudget(
+                f"policy {policy.name!r} lets a run have {name} = {given:,} at most; the payload asks for {asked:,}. "
+                "Nothing was deleted. Ask for less, or leave it out"
+            )
+    return Wishes(
+        payload.pace or policy.pace.name,
+        payload.max_rows or policy.max_rows,
+        payload.max_seconds or policy.max_seconds,
+    )

@@ -106,6 +106,8 @@ class _Walk:
 
     async def step(self) -> bool:
         """One round trip on each lane; False at the end of the walk."""
+        if self._run.may_work is not None:
+            await self._run.may_work()
         await self._until_well()
         pace = _pace(self._run)
         self._sizer.target_s = pace.target_s

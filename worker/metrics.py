@@ -23,6 +23,7 @@ WAITS = (
     (re.compile(".* was frozen ", re.DOTALL), "wraparound"),
     (re.compile("others hold locks"), "locks"),
     (re.compile("run .* purges .* now", re.DOTALL), "another run"),
+    (re.compile("outside the hours "), "hours"),
     (re.compile("retry after an error"), "retry"),
 )
 

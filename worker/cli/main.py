@@ -27,6 +27,7 @@ from worker.cli import (
     hold,
     migrate,
     output,
+    plan,
     policies,
     runs,
     schedules,
@@ -83,6 +84,8 @@ for command in (
     steer.resume,
     steer.cancel,
     steer.retry,
+    plan.plan,
+    plan.approve,
     audit.audit,
 ):
     app.command()(command)

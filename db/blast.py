@@ -1,0 +1,26 @@
+"""How many rows a table has, and how many the last runs of a policy deleted: what a purge is weighed against."""
+
+import asyncpg
+
+from db.targets import Target
+
+# By run_of_policy. What was approved by hand says nothing of an ordinary night.
+EARLIER = """
+    SELECT rows_done FROM lowtide.run
+    WHERE policy = $1 AND finished_at IS NOT NULL AND state = 'succeeded'
+      AND result ->> 'dry_run' IS DISTINCT FROM 'true' AND payload ->> 'approve' IS NULL
+    ORDER BY finished_at DESC LIMIT $2
+"""
+
+
+async def rows(connection: asyncpg.Connection, target: Target, *, most: int) -> int:
+    """Count the table's rows, up to `most`; of a partitioned table those of all partitions."""
+    counted: int = await connection.fetchval(
+        f"SELECT count(*) FROM (SELECT FROM {target.relation} LIMIT $1) counted", most
+    )
+    return counted
+
+
+async def earlier(connection: asyncpg.Connection, *, policy: str, most: int) -> list[int]:
+    """What the newest successful purges of the policy deleted, dry runs and approved ones left out."""
+    return [row["rows_done"] for row in await connection.fetch(EARLIER, policy, most)]
