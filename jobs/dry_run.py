@@ -42,11 +42,6 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def children_of(connection: asyncpg.Connection, policy: Policy, scopes: Sequence[Scope]) -> dict[str, int]:  # noqa: ARG001 - nobody counts them yet
-    """Rows of other tables that would go along, by table."""
-    return {}
-
-
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
     """End the run with what was counted, and with its plan. Raises CountTookTooLong.
 
@@ -75,7 +70,7 @@ async def _counted(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         present = await members.present(connection, target)
         found = [await _look(connection, relation, policy, cutoff) for relation in present]
-        children = await children_of(connection, policy, [look.scope for look in found])
+        children = await _children(connection, found)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     eligible = sum(look.census.eligible for look in found)
@@ -106,6 +101,7 @@ async def _counted(
 class _Look:
     """At one relation. `refused` is why the purge would not begin there."""
 
+    relation: Relation
     scope: Scope
     census: Census
     kept: Kept
@@ -120,7 +116,7 @@ async def _look(connection: asyncpg.Connection, relation: Relation, policy: Poli
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    return _Look(scope, census, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    return _Look(relation, scope, census, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(
@@ -131,3 +127,13 @@ async def _scope(
         return await members.scope(connection, relation, policy, cutoff), None
     except ChildrenUndeclared as exc:
         return Scope(await members.resolved(connection, relation, policy.target, cutoff), before=""), str(exc)
+
+
+async def _children(connection: asyncpg.Connection, found: Sequence[_Look]) -> dict[str, int]:
+    """Rows of other tables that would go along, by table."""
+    counted: dict[str, int] = {}
+    for look in found:
+        if (tree := look.scope.tree) is not None:
+            rows = await connection.fetchval(tree.count(look.scope.eligible, look.relation.oid))
+            counted = {name: counted.get(name, 0) + rows.get(name, 0) for name in counted.keys() | rows.keys()}
+    return counted
