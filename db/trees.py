@@ -127,5 +127,5 @@ class Limits:
 
     counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`
     rows: int | None = None
-    along: int = MOST
+    along: int = field(default_factory=lambda: MOST)
     skip_locked: bool = False
