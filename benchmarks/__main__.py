@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks import create_batch, mark_completed, memory, notify, purge, queue
+from benchmarks import children, create_batch, mark_completed, memory, notify, purge, queue
 from benchmarks.report import Report
 from benchmarks.stage import SETTINGS, seeded, server
 from worker.embedded import Postgres
@@ -87,6 +87,8 @@ SECTIONS: dict[str, Section] = {
     "growth": _of_purge(purge.growth),
     "queue": _queue,
     "notify": _notify,
+    "children": _of_purge(children.children),
+    "partition": _of_purge(children.partition),
 }
 
 

@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from benchmarks.runs import run, seconds
 from db.engine import Database
 from db.models import Task
+from jobs.policies import DEFAULT, Policy
 
 BIG_DELETE, ORM, FULL, GENTLE = "one big DELETE", "ORM, row by row", "lowtide full", "lowtide gentle"
 LIMIT_1000, LIMIT_10000 = "DELETE … LIMIT 1,000 in a loop", "DELETE … LIMIT 10,000 in a loop"
@@ -90,7 +91,7 @@ def orm(rows: int) -> Contender:
     return page_by_page
 
 
-def ours(pace: str, **payload: Any) -> Contender:
+def ours(pace: str, *, policies: tuple[Policy, ...] = DEFAULT, **payload: Any) -> Contender:
     """A run as a worker serves it, by the ledger's clock: claim, checks and the ledger's own writing are in it."""
 
     async def purge(database: Database) -> Outcome:
@@ -104,7 +105,7 @@ def ours(pace: str, **payload: Any) -> Contender:
         before = structlog.get_config()
         structlog.configure(processors=[hear], wrapper_class=structlog.BoundLogger)
         try:
-            finished = await run(database, "purge-old-deleted", pace=pace, **payload)
+            finished = await run(database, "purge-old-deleted", policies=policies, pace=pace, **payload)
         finally:
             structlog.configure(**before)
         return Outcome(finished.rows_done, seconds(finished), lengths)

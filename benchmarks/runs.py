@@ -9,13 +9,14 @@ from db.engine import Database
 from db.models import Run
 from jobs.catalog import jobs
 from jobs.life import Again, Life
+from jobs.policies import DEFAULT, Policy
 
 
-async def run(database: Database, job: str, **payload: Any) -> Run:
+async def run(database: Database, job: str, *, policies: tuple[Policy, ...] = DEFAULT, **payload: Any) -> Run:
     """Serve it in this process, slice after slice; return the ledger's row. Raises when it did not succeed."""
     async with database.sessions.begin() as session:
         await runs.accept(session, job=job, payload=json.dumps(payload), run_id="bench", requested_by="benchmark")
-    life = Life(database, jobs(), worker="benchmark")
+    life = Life(database, jobs(policies), worker="benchmark")
     while isinstance(ending := await life.serve("bench"), Again):  # noqa: ASYNC110 - the ending says how long
         await asyncio.sleep(ending.after.total_seconds())
     async with database.sessions.begin() as session:

@@ -46,9 +46,18 @@ async def server() -> AsyncIterator[Postgres]:
 
 @asynccontextmanager
 async def seeded(
-    postgres: Postgres, *, tasks: int, describe_every: int = 1, deleted_every: int = 2, older_every: int | None = None
+    postgres: Postgres,
+    *,
+    tasks: int,
+    describe_every: int = 1,
+    deleted_every: int = 2,
+    older_every: int | None = None,
+    more: str = "",
 ) -> AsyncIterator[Stage]:
-    """A template with `tasks` tasks, as `seed.fill` has it, and all indexes of the migration; gone afterwards."""
+    """A template with `tasks` tasks, as `seed.fill` has it, and all indexes of the migration; gone afterwards.
+
+    `more` is SQL for what else is wanted.
+    """
     name = f"seeded_{next(_numbers)}"
     await _execute(postgres, f"CREATE DATABASE {name}")
     database = engine.connect(postgres.url_of(name))
@@ -62,6 +71,7 @@ async def seeded(
             deleted_every=deleted_every,
             older_every=older_every,
         )
+        await connection.execute(more or "SELECT")
     await database.close()
     try:
         yield Stage(postgres, name)

@@ -15,6 +15,8 @@ class Relation:
     schema: str
     table: str
     kind: str
+    is_partition: bool
+    is_all: bool  # whether it is the whole table: nothing is below it
 
     @property
     def name(self) -> str:
@@ -32,7 +34,8 @@ NEXT = """
         SELECT $1::text::regclass::oid
         UNION SELECT h.inhrelid FROM pg_inherits h JOIN tree ON h.inhparent = tree.oid WHERE NOT h.inhdetachpending
     )
-    SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind
+    SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
+           c.relispartition AS is_partition, c.oid = $1::text::regclass AND NOT c.relhassubclass AS is_all
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT 1
 """

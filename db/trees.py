@@ -13,7 +13,7 @@ from typing import Any
 
 from db.batches import Change
 from db.references import NO_ACTION, RESTRICT, Reference
-from db.targets import Eligible, literal
+from db.targets import Eligible, literal, quoted
 from db.windows import Part, chosen
 
 # Rows that a row may take along in its own transaction. More are deleted before it, in transactions of their own.
@@ -71,6 +71,44 @@ class Tree:
     def drain(self, eligible: Eligible, part: Part, oid: int, *, limits: "Limits") -> Change:
         """Delete some of what hangs on the part's one row, from the far end. Counts them as `drained`, too."""
         return self._call("drain_tree", eligible, part, oid, limits)
+
+    def count(self, eligible: Eligible, oid: int) -> str:
+        """A query of a jsonb object: by table, how many rows would go along with the eligible ones.
+
+        Rows that are kept far below are not looked for, so it is what goes at most. Where tables form a circle, only
+        what points to the table itself is counted.
+        """
+        depths = self._depths or {}
+        order = sorted(self.along, key=lambda child: depths.get(child, 0))
+        parts = [f"r AS (SELECT {self._keys(oid)} FROM {eligible.rows} WHERE {eligible.indexable})"]
+        for child in order:
+            edges = [edge.reference for edge in self._deleting if edge.reference.child == child]
+            found = " OR ".join(
+                f"EXISTS (SELECT FROM {self._part(each.parent, oid)} p WHERE {each.joined('c', 'p')})"
+                for each in edges
+                if self._depths is not None or oid in self.families[each.parent]
+            )
+            parts.append(f"t{child} AS (SELECT {self._keys(child)} FROM {edges[0].rows} c WHERE {found or 'false'})")
+        counts = ", ".join(
+            f"{literal(edge.reference.name)}, (SELECT count(*) FROM t{edge.reference.child})" for edge in self._deleting
+        )
+        return f"WITH {', '.join(parts)} SELECT jsonb_build_object({counts})"
+
+    def _part(self, parent: int, root: int) -> str:
+        """The name of the part of `count` that has the rows of this table."""
+        if root in self.families[parent]:
+            return "r"
+        return next(f"t{oid}" for oid in self.along if oid in self.families[parent])
+
+    def _keys(self, oid: int) -> str:
+        """The columns of a table that others point to."""
+        names = {
+            name
+            for edge in self._deleting
+            if oid in self.families[edge.reference.parent]
+            for name in edge.reference.parent_columns
+        }
+        return ", ".join(map(quoted, sorted(names))) or "1 AS one"
 
     def _call(self, function: str, eligible: Eligible, part: Part, oid: int, limits: "Limits") -> Change:
         rows = chosen(eligible, part, most=limits.rows, skip_locked=limits.skip_locked)

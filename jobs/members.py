@@ -18,6 +18,7 @@ from db.targets import Eligible, Target
 from jobs import children, passes
 from jobs.failures import Refused
 from jobs.health import Health
+from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
 from jobs.policies import Policy
 from jobs.run import Run
@@ -66,17 +67,24 @@ class Total:
 async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
     total = Total(**run.cursor.get("before_it", {}))
+    await bring_back(run, policy.target.relation)
     while (relation := await _present(run, policy.target)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
             present = await scope(connection, relation, policy, cutoff)
+        behind = {"next": relation.oid + 1} | _lasting(run)
+        whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
+        if whole and await drop_whole(
+            run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
+        ):
+            continue
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))
-        await run.keep({"next": relation.oid + 1, "before_it": asdict(total)} | _lasting(run))
-        if run.spent:
+        if relation.is_all or run.spent:
             break
+        await run.keep(behind | {"before_it": asdict(total)})
     return total
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, Strict, model_validator
 
 from db import leases
 from db.leases import Wishes
+from db.partitions import NAMED
 from db.trees import CHILD
 from jobs import audit, members
 from jobs import pace as paces
@@ -74,8 +75,9 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     }
     if outcome.reasons:
         result["reason"] = "; ".join(outcome.reasons)
-    if along := {name.removeprefix(CHILD): rows for name, rows in run.counters.items() if name.startswith(CHILD)}:
-        result["children"] = along
+    for name, prefix in (("children", CHILD), ("partitions", NAMED)):
+        if counted := {key.removeprefix(prefix): rows for key, rows in run.counters.items() if key.startswith(prefix)}:
+            result[name] = counted
     if outcome.blocked_by:
         result["blocked_by"] = outcome.blocked_by
     if health.unknown:

@@ -16,7 +16,7 @@ from db.engine import Database
 from db.migrate import NewerLedger, migrate, pending
 from db.tasktables import MisfitTables
 
-LEDGER = ["lowtide_0001", "lowtide_0002", "lowtide_0003", "lowtide_0004", "lowtide_0006"]
+LEDGER = ["lowtide_0001", "lowtide_0002", "lowtide_0003", "lowtide_0004", "lowtide_0006", "lowtide_0007"]
 ALL = [*LEDGER, "tasks_0001"]
 
 

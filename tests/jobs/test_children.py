@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import holds
+from db import estimates, holds, relations
 from db.engine import Database
 from db.targets import Target
+from jobs import members
 from jobs.catalog import jobs
 from jobs.life import Life
 from jobs.policies import Children, Policy
@@ -229,3 +230,18 @@ async def test_a_hold_of_another_column_that_comes_meanwhile_is_kept(
     await hold(database, "public.p", "id", "199998")
     await serving
     assert await count(sql, "p WHERE gone_at IS NOT NULL") == 1
+
+
+async def test_what_would_go_along_is_counted_by_table(database: Database, sql: asyncpg.Connection) -> None:
+    await parents(sql)
+    await child(sql, "c")
+    await child(sql, "d", "c", rows=400)
+    policy = Policy("p", Target("public", "p", "gone_at"), timedelta(days=90), children={"c": "delete", "d": "delete"})
+    async with database.autocommit() as connection:
+        relation = await relations.following(connection, policy.target, oid=0)
+        assert relation is not None
+        cutoff = await estimates.cutoff(connection, keep=policy.keep)
+        scope = await members.scope(connection, relation, policy, cutoff)
+        assert scope.tree is not None
+        counted = await connection.fetchval(scope.tree.count(scope.eligible, relation.oid))
+    assert counted == {"public.c": 100, "public.d": 200}
