@@ -126,7 +126,7 @@ async def resolved(connection: asyncpg.Connection, relation: Relation, target: T
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:
     """What goes of this relation, and with it. Raises NotATable, ChildrenUndeclared, Refused."""
     eligible = await resolved(connection, relation, policy.target, cutoff)
-    tree = await children.tree(connection, relation.oid, policy.children)
+    tree = await children.tree(connection, relation.oid, policy.children, table=policy.target.relation)
     holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
     unheld = holds.unheld(eligible.target.relation)
     eligible = replace(
