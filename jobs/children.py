@@ -35,7 +35,8 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
         )
     if not whole <= family:
         walk = await _walk(connection, everything, family, declared)
-    return Tree(tuple(walk.edges), walk.families | {oid: family})
+    mutual = any(not edge.deletes and edge.reference.child in family | whole for edge in walk.edges)
+    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual)
 
 
 @dataclass

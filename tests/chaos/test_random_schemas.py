@@ -191,7 +191,7 @@ def expected(before: dict[Node, dict[str, Any]], reference: Reference, stage: St
 
 @(hypothesis.seed(SEED) if LONG else lambda test: test)
 @settings(
-    max_examples=500 if LONG else 50,
+    max_examples=int(__import__("os").environ.get("EX", 500)) if LONG else 50,
     derandomize=not LONG,
     database=None,  # nothing is left in the folder; the seed plays it again
     deadline=None,  # a database's answer takes as long as the machine has other work

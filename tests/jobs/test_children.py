@@ -167,6 +167,23 @@ async def test_a_table_that_points_to_itself(database: Database, sql: asyncpg.Co
     assert await count(sql, "p WHERE id % 2 = 0") == 0
 
 
+async def test_rows_of_another_partition_that_block_and_go_later(database: Database, sql: asyncpg.Connection) -> None:
+    """Whose turn comes first is kept by what goes after it: the run says so, and the next one takes it."""
+    await sql.execute("CREATE TABLE p (id int PRIMARY KEY, gone_at timestamptz, up int) PARTITION BY LIST (id)")
+    await sql.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p DEFAULT")
+    await sql.execute("ALTER TABLE p ADD FOREIGN KEY (up) REFERENCES p")
+    await sql.execute(f"INSERT INTO p VALUES (1, {OLD}, NULL), (2, {OLD}, 1), (3, {OLD}, NULL), (4, NULL, 3)")
+    first = await purge(database, {"p": "block"})
+    assert (first["purged"], first["skipped"]["blocked"], first["remaining"]) == (1, 2, True)
+    assert "run it again" in first["reason"]
+    second = (await run(life_of(database, {"p": "block"}), "purge-old-deleted", "second", policy="p")).result
+    assert second is not None
+    assert (second["purged"], second["skipped"]["blocked"]) == (1, 1)
+    third = (await run(life_of(database, {"p": "block"}), "purge-old-deleted", "third", policy="p")).result
+    assert third is not None
+    assert (third["purged"], third["skipped"]["blocked"], third["remaining"]) == (0, 1, False)
+
+
 async def test_two_tables_that_point_to_each_other(database: Database, sql: asyncpg.Connection) -> None:
     await parents(sql)
     await child(sql, "c", rows=100)
