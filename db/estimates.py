@@ -69,10 +69,15 @@ COLUMNS = """
 # HeapTupleHeaderData and its line pointer (src/include/access/htup_details.h).
 ROW_HEADER_BYTES = 24 + 4
 
-# Of runs that took long enough to say something.
+# Of runs that took long enough to say something. Neither a VACUUM afterwards nor a rest outside of the hours is work.
 SPEED = """
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY speed) FROM (
-        SELECT rows_done / extract(epoch FROM finished_at - started_at) AS speed FROM lowtide.run
+        SELECT rows_done / greatest(
+                   extract(epoch FROM finished_at - started_at) - coalesce((counters ->> 'outside_hours_s')::numeric, 0)
+                   - coalesce(vacuum_s, 0), 0.001) AS speed
+        FROM lowtide.run,
+             LATERAL (SELECT sum((told ->> 'seconds')::numeric) AS vacuum_s
+                      FROM jsonb_each(result -> 'vacuum') each_table (name, told)) upkeep
         WHERE target = $1 AND pace = $2 AND state = 'succeeded' AND rows_done >= 1000
         ORDER BY finished_at DESC LIMIT 5
     ) last

@@ -1,5 +1,6 @@
 """What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,6 +43,14 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
+async def _along(connection: asyncpg.Connection, oid: int, scope: Scope) -> dict[str, int]:
+    """Rows of other tables that would go with those of this relation, by table."""
+    if scope.tree is None:
+        return {}
+    along: dict[str, int] = await connection.fetchval(scope.tree.count(scope.eligible, oid))
+    return along
+
+
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
     """End the run with what was counted, and with its plan. Raises CountTookTooLong.
 
@@ -70,12 +79,14 @@ async def _counted(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         present = await members.present(connection, target)
         found = [await _look(connection, relation, policy, cutoff) for relation in present]
-        children = await _children(connection, found)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     eligible = sum(look.census.eligible for look in found)
     going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
-    counts = {"eligible": eligible, "going": going, "rows": rows, "children": children}
+    children: Counter[str] = Counter()
+    for look in found:
+        children.update(look.along)
+    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(children)}
     counts |= {"held": sum(look.kept.held for look in found), "blocked": sum(look.kept.blocked for look in found)}
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     refused = next((look.refused for look in found if look.refused is not None), None)
@@ -101,9 +112,8 @@ async def _counted(
 class _Look:
     """At one relation. `refused` is why the purge would not begin there."""
 
-    relation: Relation
-    scope: Scope
     census: Census
+    along: dict[str, int]
     kept: Kept
     way: str
     refused: str | None
@@ -116,7 +126,8 @@ async def _look(connection: asyncpg.Connection, relation: Relation, policy: Poli
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    return _Look(relation, scope, census, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    along = await _along(connection, relation.oid, scope)
+    return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(
@@ -127,13 +138,3 @@ async def _scope(
         return await members.scope(connection, relation, policy, cutoff), None
     except ChildrenUndeclared as exc:
         return Scope(await members.resolved(connection, relation, policy.target, cutoff), before=""), str(exc)
-
-
-async def _children(connection: asyncpg.Connection, found: Sequence[_Look]) -> dict[str, int]:
-    """Rows of other tables that would go along, by table."""
-    counted: dict[str, int] = {}
-    for look in found:
-        if (tree := look.scope.tree) is not None:
-            rows = await connection.fetchval(tree.count(look.scope.eligible, look.relation.oid))
-            counted = {name: counted.get(name, 0) + rows.get(name, 0) for name in counted.keys() | rows.keys()}
-    return counted

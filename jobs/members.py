@@ -74,10 +74,11 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
             present = await scope(connection, relation, policy, cutoff)
         behind = {"next": relation.oid + 1} | _lasting(run)
         whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
-        if whole and await drop_whole(
-            run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
-        ):
-            continue
+        if whole:
+            if run.may_work is not None:
+                await run.may_work()
+            if await drop_whole(run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}):
+                continue
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))

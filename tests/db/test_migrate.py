@@ -16,15 +16,7 @@ from db.engine import Database
 from db.migrate import NewerLedger, migrate, pending
 from db.tasktables import MisfitTables
 
-LEDGER = [
-    "lowtide_0001",
-    "lowtide_0002",
-    "lowtide_0003",
-    "lowtide_0004",
-    "lowtide_0005",
-    "lowtide_0006",
-    "lowtide_0007",
-]
+LEDGER = [f"lowtide_{number:04}" for number in range(1, 8)]
 TASKS = ["tasks_0001", "tasks_0002"]
 ALL = [*LEDGER, *TASKS]
 

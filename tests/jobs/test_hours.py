@@ -77,7 +77,9 @@ def life_at(database: Database, now: Callable[[], datetime], **rules: Any) -> Li
 
     life = life_with(database, **rules)
     (policy,) = life.jobs["purge-old-deleted"].perform.keywords["policies"]  # type: ignore[attr-defined]  # a partial
-    perform: Callable[..., Awaitable[dict[str, Any]]] = partial(purge_old_deleted, policies=(policy,), clock=clock)
+    perform: Callable[..., Awaitable[dict[str, Any]]] = partial(
+        purge_old_deleted, policies=(policy,), disabled={}, clock=clock
+    )
     life.jobs = {"purge-old-deleted": Job(PurgeOldDeleted, perform)}
     return life
 

@@ -293,3 +293,16 @@ async def test_the_life_of_one_policy_knows_nothing_of_another_ones_plan(
     other = Life(database, jobs((replace(POLICY, name="u"),)), worker="test", lease=timedelta(seconds=2))
     told = refusal(await run(other, "purge-old-deleted", "stolen", policy="u", approve="plan"))
     assert (told["type"], await left(sql)) == ("NotAllowed", 10)
+
+
+async def test_what_goes_along_and_what_stays_is_counted_too(database: Database, sql: asyncpg.Connection) -> None:
+    await table(sql, gone=10, live=10)
+    await sql.execute(
+        "ALTER TABLE t ADD PRIMARY KEY (id); CREATE TABLE c (t_id int REFERENCES t); CREATE INDEX ON c (t_id); "
+        "INSERT INTO c SELECT n % 5 + 1 FROM generate_series(1, 30) n; "
+        "CREATE TABLE d (t_id int REFERENCES t); CREATE INDEX ON d (t_id); INSERT INTO d VALUES (9), (10)"
+    )
+    result = await planned(life_with(database, children={"c": "delete", "d": "block"}))
+    assert (result["going"], result["blocked"], result["children"]) == (8, 2, {"public.c": 30})
+    undeclared = await planned(life_with(database), "undeclared")
+    assert (undeclared["going"], "public.c points to it" in undeclared["refused"]) == (10, True)

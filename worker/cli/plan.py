@@ -17,7 +17,7 @@ from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.failures import NotFound
 from jobs.life import Again, Life
-from jobs.policies import DEFAULT, Policy
+from jobs.policies import Policies, Policy
 from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
 from jobs.samples import sample
 from worker import settings as environment
@@ -41,16 +41,16 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Count exactly what a policy would delete now, and keep that as a plan. Deletes nothing."""
-    known = _known(policy)
-    asked = {"policy": policy, "dry_run": True, "days": days, "pace": pace}
+    settings = session.load()
+    policies = session.policies(settings)
+    known = _known(policy, policies)
+    wanted = {"policy": policy, "dry_run": True, "days": days, "pace": pace}
+    asked = {name: value for name, value in wanted.items() if value is not None}
 
     async def planned() -> None:
         telemetry.quiet()
-        settings = session.load()
         async with session.database(settings) as database:
-            run = await _dry_run(
-                database, settings, {name: value for name, value in asked.items() if value is not None}
-            )
+            run = await _dry_run(database, settings, policies, asked)
             if run.state != "succeeded" or run.result is None:
                 if as_json:
                     output.print_json(output.run_as_json(run))
@@ -81,14 +81,15 @@ def approve(
 
     async def approved() -> None:
         settings = session.load()
+        valid = session.policies(settings).valid
         async with session.database(settings) as database:
-            await _show(database, plan_id, no_sample=no_sample)
+            await _show(database, plan_id, valid, no_sample=no_sample)
             if not yes and not typer.confirm("Delete these rows for good?", err=True):
                 output.say("nothing was approved")
                 raise typer.Exit(1)
             by, run_id = f"operator:{environment.operator_name()}", str(uuid4())
             async with database.sessions.begin() as opened:
-                told = await plans.approve(opened, plan_id, DEFAULT, by=by, run_id=run_id)
+                told = await plans.approve(opened, plan_id, valid, by=by, run_id=run_id)
             if as_json:
                 output.print_json(told)
             else:
@@ -104,13 +105,13 @@ def approve(
     asyncio.run(approved())
 
 
-async def _dry_run(database: Database, settings: Settings, payload: dict[str, Any]) -> Run:
+async def _dry_run(database: Database, settings: Settings, policies: Policies, payload: dict[str, Any]) -> Run:
     """A worker does it, whose rights are those that count; where none is there, this process."""
     run_id, by = str(uuid4()), f"operator:{environment.operator_name()}"
     async with database.sessions.begin() as opened:
         await runs.accept(opened, job=plans.JOB, payload=json.dumps(payload), run_id=run_id, requested_by=by)
     deaf = await session.ring(settings, run_id) is not None
-    life = Life(database, jobs(DEFAULT), worker=environment.process_name())
+    life = Life(database, jobs(policies.valid, disabled=policies.disabled()), worker=environment.process_name())
     async with alongside(_serve(life, run_id, after_s=0 if deaf else TAKEN_WITHIN_S)):
         return await follow(database, run_id)
 
@@ -121,10 +122,10 @@ async def _serve(life: Life, run_id: str, *, after_s: float) -> None:
         await asyncio.sleep(ending.after.total_seconds())
 
 
-async def _show(database: Database, plan_id: str, *, no_sample: bool) -> None:
+async def _show(database: Database, plan_id: str, policies: tuple[Policy, ...], *, no_sample: bool) -> None:
     """On stderr: what would go. Raises what `plans.require_fresh` raises."""
     async with database.sessions.begin() as opened:
-        made, policy, _ = await plans.require_fresh(opened, plan_id, DEFAULT)
+        made, policy, _ = await plans.require_fresh(opened, plan_id, policies)
     run = await read(database, plan_id)
     output.print_facts(_facts(plan_id, run.result or {}), notes=True)
     if not no_sample:
@@ -153,8 +154,9 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _known(name: str) -> Policy:
+def _known(name: str, policies: Policies) -> Policy:
+    """Raises PolicyBroken for one that is disabled."""
     try:
-        return policy_for(PurgeOldDeleted(policy=name), DEFAULT)
+        return policy_for(PurgeOldDeleted(policy=name), policies.valid, policies.disabled())
     except (NotFound, ValueError) as exc:
         raise typer.BadParameter(str(exc), param_hint="POLICY") from exc
