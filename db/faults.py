@@ -10,6 +10,7 @@ from db.refusals import Conflict
 
 UNFIT = {"22P02", "22P05", "22021", "22003", "22023", "54000", "54001"}
 HOLDS_CHANGED = "LT411"  # of lowtide.under_holds: nothing of the batch stands, and new statements know the new holds
+BLOCKED = {"23503", "23001"}  # another table refers to the row
 NOT_MIGRATED = {"3F000", "42P01", "42883"}  # no such schema, table, function
 
 

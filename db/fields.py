@@ -5,11 +5,12 @@ Strict: `true` and `1.0` are not ids.
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Strict
 
-from db.refusals import InvalidInput
+from db.refusals import InvalidInput, NaiveDatetime
 
 BIGINT = 2**63 - 1
 LONGEST_TITLE = 500
@@ -35,6 +36,14 @@ def storable(value: str) -> str:
     return value
 
 
+def in_utc(value: datetime) -> datetime:
+    """One point in time has one spelling then; and the driver, which does the same, could not do it for all."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside of the years 1 to 9999 in UTC") from None
+
+
 def _from_query(value: object) -> object:
     """A URL's query holds digits as text."""
     return int(value) if isinstance(value, str) and DIGITS.fullmatch(value) else value
@@ -43,6 +52,7 @@ def _from_query(value: object) -> object:
 Id = Annotated[int, Strict(), Field(ge=1, le=BIGINT)]
 QueriedId = Annotated[Id, BeforeValidator(_from_query)]
 Days = Annotated[int, Strict(), Field(ge=1, le=LONGEST_DAYS)]
+Instant = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Text = Annotated[str, Strict(), AfterValidator(storable)]
 Title = Annotated[Text, Field(min_length=1, max_length=LONGEST_TITLE)]
 Description = Annotated[Text, Field(max_length=LONGEST_DESCRIPTION)]
@@ -57,6 +67,16 @@ def whole(field: str, value: int, *, least: int = 1, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         raise InvalidInput(field, f"must be a whole number from {least} to {most}")
     return value
+
+
+def an_instant(field: str, value: datetime) -> datetime:
+    """Raises NaiveDatetime, InvalidInput."""
+    if value.utcoffset() is None:
+        raise NaiveDatetime(field)
+    try:
+        return in_utc(value)
+    except ValueError as exc:
+        raise InvalidInput(field, str(exc)) from None
 
 
 def an_id(field: str, value: int) -> int:

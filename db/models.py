@@ -10,7 +10,7 @@ from sqlmodel import Field, SQLModel
 from db.refusals import NaiveDatetime
 
 
-class Instant(TypeDecorator[datetime]):
+class Timestamptz(TypeDecorator[datetime]):
     """A timestamptz. What has no time zone is refused: the driver would take it for the zone of this computer."""
 
     impl = DateTime(timezone=True)
@@ -29,8 +29,8 @@ class Instant(TypeDecorator[datetime]):
 def _instant(*, default: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field() is typed as Any
     """A timestamptz column; with `default`, the database's clock fills it in."""
     if default:
-        return Column(Instant, nullable=False, server_default=func.now())
-    return Column(Instant, nullable=True)
+        return Column(Timestamptz, nullable=False, server_default=func.now())
+    return Column(Timestamptz, nullable=True)
 
 
 def _id() -> Any:  # noqa: ANN401 - as above

@@ -11,7 +11,7 @@ from db import cursors
 from db.cursors import Position
 from db.fields import BIGINT, LONGEST_PAGE, whole
 from db.refusals import InvalidInput
-from db.schemas import Page, TaskRead
+from db.schemas import Page, ProjectRead, TaskDetail, TaskRead, WorkerRead
 
 Item = TypeVar("Item", bound=TaskRead)
 
@@ -57,3 +57,15 @@ def within(offset: int, total: int) -> None:
     """Raises InvalidInput for an offset beyond the end; at the end there is an empty page."""
     if offset > total:
         raise InvalidInput("offset", f"is beyond the end: there are {total}")
+
+
+def detail(row: Row[Any]) -> TaskDetail:
+    """The columns of project and creator have their names in front."""
+    columns = dict(row._mapping)
+    project = {name: columns.pop(f"project_{name}") for name in ProjectRead.model_fields if name != "id"}
+    creator = {name: columns.pop(f"created_by_{name}") for name in WorkerRead.model_fields if name != "id"}
+    return TaskDetail(
+        **columns,
+        project=ProjectRead(id=row.project_id, **project),
+        created_by=WorkerRead(id=row.created_by_id, **creator),
+    )

@@ -60,6 +60,13 @@ FAMILY = """
     SELECT relid::oid::bigint FROM pg_partition_ancestors($1::oid)
     UNION SELECT relid::oid::bigint FROM pg_partition_tree($1::oid) UNION SELECT $1::bigint
 """
+# A table and all that are partitions of it, or inherit from it.
+BELOW = """
+    WITH RECURSIVE tree (oid) AS (
+        SELECT $1::text::regclass::oid UNION SELECT h.inhrelid FROM pg_inherits h JOIN tree ON h.inhparent = tree.oid
+    )
+    SELECT oid::bigint FROM tree
+"""
 
 
 async def all_of(connection: asyncpg.Connection) -> list[Reference]:
@@ -70,3 +77,8 @@ async def all_of(connection: asyncpg.Connection) -> list[Reference]:
 async def family(connection: asyncpg.Connection, oid: int) -> set[int]:
     """The oids of the partitioned table that a relation is part of, or of the relation alone."""
     return {row[0] for row in await connection.fetch(FAMILY, oid)}
+
+
+async def below(connection: asyncpg.Connection, table: str) -> set[int]:
+    """The oids of all relations that a table's rows are in. Raises the server's UndefinedTable."""
+    return {row[0] for row in await connection.fetch(BELOW, table)}

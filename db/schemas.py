@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from db.fields import ActiveStatus, Description, Priority, QueriedId, Status, Title
+from db.fields import ActiveStatus, Description, Instant, Priority, QueriedId, Status, Title
 from db.fields import Id as GivenId
 
 # What a caller gave stays out of messages, which end in logs.
@@ -61,8 +61,8 @@ class TaskFilter(BaseModel):
     project_id: QueriedId | None = None
     status: ActiveStatus | None = None
     priority: Priority | None = None
-    created_from: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_from: Instant | None = None
+    created_before: Instant | None = None
 
     @field_validator("status", mode="before")
     @classmethod

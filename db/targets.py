@@ -63,12 +63,12 @@ class Eligible:
 
         `IS TRUE` keeps every index out of it, so that only a range of places can drive the scan.
         """
-        return self._and_kept(f"({self._before}) IS TRUE", "({}) IS TRUE")
+        return self._and_kept(f"({self.old}) IS TRUE", "({}) IS TRUE")
 
     @property
     def indexable(self) -> str:
         """The same condition as an index on the column can answer it."""
-        return self._and_kept(self._before, "({})")
+        return self._and_kept(self.old, "({})")
 
     @property
     def kept(self) -> list[str]:
@@ -79,7 +79,7 @@ class Eligible:
     def but_kept(self) -> str:
         """Rows that stay although their time has come."""
         where = "" if self.target.where is None else f" AND ({self.target.where})"
-        return f"{self._before}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
+        return f"{self.old}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
 
     @property
     def least(self) -> str:
@@ -98,7 +98,8 @@ class Eligible:
         return sql if self.kind == TIMESTAMPTZ else f"(({sql})::timestamp AT TIME ZONE {zone})"
 
     @property
-    def _before(self) -> str:
+    def old(self) -> str:
+        """That a row's time has come: what else keeps it is not asked."""
         return f"{self.target.quoted_column} < {self.value(literal(self.before))}"
 
     def _and_kept(self, condition: str, form: str) -> str:

@@ -1,10 +1,13 @@
 """Why a change of tasks was refused, found out after the fact: a change that succeeds asks nothing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import actors, projects, tasks
+from db.faults import BLOCKED, sqlstate
 from db.projects import FoundProject
 from db.refusals import MOST_NAMED, Conflict, NotAllowed, NotFound, Refused
 from db.tasks import Kind
@@ -70,16 +73,23 @@ def _told(name: str, kind: Kind, actor: int) -> str:
             return f"worker {actor} may not act on {which}: only the creator or the project's owner may"
         case "missing":
             return f"{which} {'does' if kind.total == 1 else 'do'} not exist"
-    return f"{which} {'is' if kind.total == 1 else 'are'} {name}{'; restore brings back' if name == 'deleted' else ''}"
+    told = f"{which} {'is' if kind.total == 1 else 'are'} {name}"
+    return f"{told} already; restore brings {'it' if kind.total == 1 else 'them'} back" if name == "deleted" else told
 
 
-def referred_to(error: IntegrityError) -> str | None:
-    """The constraint of another table by which it refers to the row; None for every other error."""
-    cause = error.orig.__cause__ if error.orig is not None else None
-    return getattr(cause, "constraint_name", None) if getattr(cause, "sqlstate", None) in REFERRED else None
-
-
-REFERRED = {"23503", "23001"}
+@asynccontextmanager
+async def unless_referred_to(session: AsyncSession, which: str, *, ids: Sequence[int] = ()) -> AsyncIterator[None]:
+    """A savepoint for deletes: where another table refers to a row, back to it, and a Conflict that names the foreign
+    key."""
+    try:
+        async with session.begin_nested():
+            yield
+    except IntegrityError as exc:
+        if sqlstate(exc) not in BLOCKED:
+            raise
+        constraint = getattr(exc.orig.__cause__ if exc.orig else None, "constraint_name", None)
+        told = f"{which} can't go: another table refers to it ({constraint}). Nothing was changed"
+        raise Conflict(told, detail={"constraint": constraint}, ids=ids) from exc
 
 
 def _named(noun: str, ids: Sequence[int]) -> str:

@@ -8,31 +8,30 @@ the worker on whose behalf it happens. What the session holds as ORM objects is 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import ClauseElement, Executable, Row
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ClauseElement, Executable
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from db import projects, taskchanges, taskreads, tasks
 from db.batches import Change
 from db.explanations import Explained, explained
-from db.fields import LONGEST_DAYS, MOST_IDS, MOST_PURGED, MOST_TASKS, an_id, ids, sought, whole
+from db.fields import LONGEST_DAYS, MOST_IDS, MOST_PURGED, MOST_TASKS, an_id, an_instant, ids, sought, whole
 from db.models import Task
-from db.pages import Keyset, numbered, within
-from db.refusals import Conflict, InvalidInput, NaiveDatetime, NotFound
-from db.schemas import Page, ProjectRead, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate, WorkerRead
+from db.pages import Keyset, detail, numbered, within
+from db.refusals import MOST_NAMED, Conflict, InvalidInput, NotFound
+from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
 from db.taskholds import unheld
 from db.taskreads import EVERY
 from db.taskrefusals import (
     KINDS,
     kinds_of,
     of_kinds,
-    referred_to,
     refusal,
     require_actor,
     require_open,
     require_owner,
+    unless_referred_to,
 )
 from db.timing import TimedSession, Timing
 
@@ -93,7 +92,7 @@ class TaskService:
         self, where: TaskFilter = EVERY, *, limit: int = 50, cursor: str | None = None
     ) -> Page[TaskRead]:
         """Active tasks, newest first, from where a page ended: no row twice, and page 1,000 costs what page 1 does."""
-        keyset = Keyset.opened(f"newest {where!r}", limit=limit, cursor=cursor)
+        keyset = Keyset.opened(f"newest {where.model_dump_json()}", limit=limit, cursor=cursor)
         statement = taskreads.newest(where, limit=keyset.asked, after=keyset.after)
         return keyset.page(await self._timed.rows("page_after", statement), TaskRead.model_validate)
 
@@ -101,7 +100,7 @@ class TaskService:
         self, text: str, where: TaskFilter = EVERY, *, limit: int = 50, cursor: str | None = None
     ) -> Page[TaskRead]:
         """Active tasks with the text, of 1 to 200 characters, in title or description, upper or lower case alike."""
-        keyset = Keyset.opened(f"search {where!r} {sought('text', text)}", limit=limit, cursor=cursor)
+        keyset = Keyset.opened(f"search {where.model_dump_json()} {sought('text', text)}", limit=limit, cursor=cursor)
         statement = taskreads.holding(text, where, limit=keyset.asked, after=keyset.after)
         return keyset.page(await self._timed.rows("search", statement), TaskRead.model_validate)
 
@@ -109,9 +108,9 @@ class TaskService:
         self, where: TaskFilter = EVERY, *, limit: int = 50, cursor: str | None = None
     ) -> Page[TaskDetail]:
         """As `page_after`, with project and creator, in one statement."""
-        keyset = Keyset.opened(f"details {where!r}", limit=limit, cursor=cursor)
+        keyset = Keyset.opened(f"details {where.model_dump_json()}", limit=limit, cursor=cursor)
         statement = taskreads.detailed(where, limit=keyset.asked, after=keyset.after)
-        return keyset.page(await self._timed.rows("details", statement), _detail)
+        return keyset.page(await self._timed.rows("details", statement), detail)
 
     async def count(self, where: TaskFilter = EVERY) -> int:
         """Active tasks, counted by the database."""
@@ -124,10 +123,9 @@ class TaskService:
         """Change the given fields alone, so updates of different fields both stand. With `unchanged_since` (the
         `updated_at` that the caller has read) a task that was changed since is a Conflict; so is an archived one.
         """
-        if unchanged_since is not None and unchanged_since.utcoffset() is None:
-            raise NaiveDatetime("unchanged_since")
+        since = None if unchanged_since is None else an_instant("unchanged_since", unchanged_since)
         statement = taskchanges.changed(
-            an_id("task_id", task_id), given.changes(), actor=an_id("actor", actor), unchanged_since=unchanged_since
+            an_id("task_id", task_id), given.changes(), actor=an_id("actor", actor), unchanged_since=since
         )
         if task := await self._one("update", statement):
             return task
@@ -146,7 +144,7 @@ class TaskService:
             completed = await self._timed.call("mark_completed", tasks.complete(session, asked, actor=actor), rows=int)
             if completed != open_tasks:
                 raise Conflict(
-                    "some of the tasks were changed meanwhile, so none was completed: try again", ids=asked[:20]
+                    "some of the tasks were changed meanwhile, so none was completed: try again", ids=asked[:MOST_NAMED]
                 )
         return completed
 
@@ -157,8 +155,8 @@ class TaskService:
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
         closing = projects.close_to_inserts(session, project_id)
-        require_owner(await self._timed.call("close", closing, rows=_present), project_id, actor=actor)
-        await self._timed.call("close", projects.archive(session, project_id), rows=lambda _: 1)
+        require_owner(await self._timed.call("close_project", closing, rows=_present), project_id, actor=actor)
+        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: 1)
         return await self._timed.changed("archive_project", taskchanges.archived(project_id))
 
     async def delete(self, task_id: int, *, actor: int) -> TaskRead:
@@ -188,7 +186,7 @@ class TaskService:
         Conflict; one that a purge has taken is NotFound."""
         an_id("actor", actor)
         found = await self._timed.rows("project_of", taskreads.project_of(an_id("task_id", task_id)))
-        for (project_id,) in found:
+        for (project_id,) in found:  # one, or none
             # Without the lock, an archive-project could walk past the task between this look at the project and commit.
             await self._timed.call("project", projects.join(self.session, [project_id]), rows=len)
             statement = taskchanges.restored(task_id, actor=actor, project_id=project_id)
@@ -212,7 +210,7 @@ class TaskService:
         whole("most", most, most=MOST_PURGED)
         await require_actor(self._timed, an_id("actor", actor))
         ((cutoff,),) = await self._timed.rows("cutoff", taskreads.cutoff(days=days))
-        async with self._unless_referred_to("tasks"):
+        async with unless_referred_to(self.session, "one of the tasks"):
             free = await self._timed.call("holds", unheld(self.session), rows=lambda _: 0)
             statement = taskchanges.purged(cutoff=cutoff, actor=actor, most=most, unheld=free)
             return await self._timed.changed("purge_deleted", statement)
@@ -221,7 +219,7 @@ class TaskService:
         """Remove the task, deleted or not. One that another table refers to, or that a hold is over, is a Conflict."""
         an_id("task_id", task_id)
         an_id("actor", actor)
-        async with self._unless_referred_to(f"task {task_id}", task_id):
+        async with unless_referred_to(self.session, f"task {task_id}", ids=[task_id]):
             free = await self._timed.call("holds", unheld(self.session), rows=lambda _: 0)
             statement = taskchanges.gone(task_id, actor=actor, unheld=free)
             if await self._timed.rows("delete_for_good", statement):
@@ -239,17 +237,6 @@ class TaskService:
         rows = await self._timed.rows(name, statement)
         return TaskRead.model_validate(rows[0]) if rows else None
 
-    @asynccontextmanager
-    async def _unless_referred_to(self, which: str, *task_ids: int) -> AsyncIterator[None]:
-        try:
-            async with self.session.begin_nested():
-                yield
-        except IntegrityError as exc:
-            if (constraint := referred_to(exc)) is None:
-                raise
-            told = f"{which} can't go: another table refers to it ({constraint}). Nothing was changed"
-            raise Conflict(told, detail={"constraint": constraint}, ids=task_ids) from exc
-
 
 @asynccontextmanager
 async def unit_of_work(sessions: async_sessionmaker[Session]) -> AsyncIterator[TaskService]:
@@ -265,18 +252,6 @@ async def _inserted(session: AsyncSession, task: Task) -> TaskRead:
     made = TaskRead.model_validate(task)
     session.expunge(task)
     return made
-
-
-def _detail(row: Row[Any]) -> TaskDetail:
-    """The columns of project and creator have their names in front."""
-    columns = dict(row._mapping)
-    project = {name: columns.pop(f"project_{name}") for name in ProjectRead.model_fields if name != "id"}
-    creator = {name: columns.pop(f"created_by_{name}") for name in WorkerRead.model_fields if name != "id"}
-    return TaskDetail(
-        **columns,
-        project=ProjectRead(id=row.project_id, **project),
-        created_by=WorkerRead(id=row.created_by_id, **creator),
-    )
 
 
 def _present(found: object) -> int:

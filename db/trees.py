@@ -38,6 +38,7 @@ class Tree:
     edges: Sequence[Edge]
     families: Mapping[int, AbstractSet[int]]  # of every table of the edges, by its oid
     held: Mapping[int, str] = field(default_factory=dict)  # by oids, SQL that is true for held rows, of alias c
+    mutual: bool = False  # whether rows of the policy's own table may keep each other
 
     def blocked(self, eligible: Eligible, oid: int) -> dict[str, str]:
         """By constraint, SQL that is true for rows of the relation that a row of another table keeps."""
@@ -165,5 +166,5 @@ class Limits:
 
     counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`
     rows: int | None = None
-    along: int = MOST
+    along: int = field(default_factory=lambda: MOST)
     skip_locked: bool = False

@@ -1,6 +1,7 @@
 """What becomes of rows that point to those that a purge deletes: read from the catalog, decided by the policy."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -15,41 +16,61 @@ class ChildrenUndeclared(Refused):
     """Other tables point to rows that would go, and the policy does not say what becomes of theirs."""
 
 
-async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, Children]) -> Tree:
-    """Walk the foreign keys that point to the table, and to what is deleted with it.
+async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, Children], *, table: str) -> Tree:
+    """Walk the foreign keys that point to the relation, and to what is deleted with it.
+
+    `table`, quoted, is what the policy names. Of a table that others inherit from, foreign keys point to each one's own
+    rows alone: what is declared must suit them all together.
 
     Raises ChildrenUndeclared, and Refused for a declared table that points to none of them.
     """
     everything = await references.all_of(connection)
-    families = {oid: await references.family(connection, oid)}
-    seen, ahead = set(families[oid]), [families[oid]]
-    edges: list[Edge] = []
-    used: set[str] = set()
-    undeclared: list[Reference] = []
+    family, whole = await references.family(connection, oid), await references.below(connection, table)
+    walk = await _walk(connection, everything, family | whole, declared)
+    if walk.undeclared:
+        raise _undeclared(walk.undeclared)
+    if unknown := sorted(set(declared) - walk.used):
+        raise Refused(
+            f"children names {', '.join(unknown)}: no foreign key there points to rows that the policy deletes"
+        )
+    if not whole <= family:
+        walk = await _walk(connection, everything, family, declared)
+    mutual = any(not edge.deletes and edge.reference.child in family | whole for edge in walk.edges)
+    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual)
+
+
+@dataclass
+class _Walk:
+    """What hangs on some tables. `used` are the names in the policy that were needed, `undeclared` those missing."""
+
+    edges: list[Edge] = field(default_factory=list)
+    families: dict[int, set[int]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    undeclared: list[Reference] = field(default_factory=list)
+
+
+async def _walk(
+    connection: asyncpg.Connection, everything: list[Reference], start: set[int], declared: Mapping[str, Children]
+) -> _Walk:
+    walk, seen, ahead = _Walk(), set(start), [start]
     while ahead:
         parents = ahead.pop()
         for reference in (each for each in everything if each.parent in parents):
             name = _declared(reference, declared, everything)
-            used |= {name} if name else set()
+            walk.used |= {name} if name else set()
             deletes = reference.on_delete == CASCADE if name is None else declared[name] == "delete"
             if name is None and reference.on_delete in {SET_NULL, SET_DEFAULT}:
                 continue
             if name is None and not deletes:
-                undeclared.append(reference)
+                walk.undeclared.append(reference)
                 continue
-            edges.append(Edge(reference, deletes=deletes))
+            walk.edges.append(Edge(reference, deletes=deletes))
             for end in (reference.child, reference.parent):
-                families[end] = families.get(end) or await references.family(connection, end)
-            if deletes and not families[reference.child] <= seen:
-                seen |= families[reference.child]
-                ahead.append(families[reference.child])
-    if undeclared:
-        raise _undeclared(undeclared)
-    if unknown := sorted(set(declared) - used):
-        raise Refused(
-            f"children names {', '.join(unknown)}: no foreign key there points to rows that the policy deletes"
-        )
-    return Tree(tuple(edges), families)
+                walk.families[end] = walk.families.get(end) or await references.family(connection, end)
+            if deletes and not walk.families[reference.child] <= seen:
+                seen |= walk.families[reference.child]
+                ahead.append(walk.families[reference.child])
+    return walk
 
 
 def _declared(reference: Reference, declared: Mapping[str, Children], everything: list[Reference]) -> str | None:

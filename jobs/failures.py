@@ -43,7 +43,6 @@ TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
 AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
-BLOCKED = {"23503", "23001"}  # another table refers to the row
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
 PASSING = {
     "40001",

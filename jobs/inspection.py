@@ -185,7 +185,11 @@ async def _index_of(connection: asyncpg.Connection, target: Target) -> Fact | No
 
 async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     oid = await _oid(connection, policy)
-    along = [] if oid is None else (await children.tree(connection, oid, policy.children)).along.values()
+    along = (
+        []
+        if oid is None
+        else (await children.tree(connection, oid, policy.children, table=policy.target.relation)).along.values()
+    )
     unindexed = await queryplans.unindexed_references(connection, [policy.target.relation, *along])
     slow = [reference for reference in unindexed if reference.blocks > SMALL_BLOCKS]
     return [
@@ -207,7 +211,7 @@ async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact
     if oid is None:
         return []
     try:
-        tree = await children.tree(connection, oid, policy.children)
+        tree = await children.tree(connection, oid, policy.children, table=policy.target.relation)
     except ChildrenUndeclared as exc:
         told, _, advice = str(exc).partition(". Nothing was deleted. ")
         return [Fact("children", "fault", told, advice)]

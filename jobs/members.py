@@ -38,6 +38,7 @@ class Total:
     passes: int = 0
     way: str | None = None
     members: int = 0
+    mutual: bool = False  # whether rows that stay may have been kept by rows of a relation that came later
 
     def add(self, relation: Relation, outcome: Outcome, *, alone: bool) -> None:
         for why, rows in outcome.over.items():
@@ -81,9 +82,15 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))
+        total.mutual = total.mutual or (present.mutual and not relation.is_all and total.over["blocked"] > 0)
         if relation.is_all or run.spent:
             break
         await run.keep(behind | {"before_it": asdict(total)})
+    if total.mutual and run.rows_done > 0:
+        total.remaining = True
+        total.reasons.append(
+            "rows are kept by others of the same table, some of which may be gone by now: run it again"
+        )
     return total
 
 
@@ -135,7 +142,7 @@ async def present(connection: asyncpg.Connection, target: Target) -> list[Relati
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:
     """What goes of this relation, and with it. Raises NotATable, ChildrenUndeclared, Refused."""
     eligible = await resolved(connection, relation, policy.target, cutoff)
-    tree = await children.tree(connection, relation.oid, policy.children)
+    tree = await children.tree(connection, relation.oid, policy.children, table=policy.target.relation)
     holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
     unheld = holds.unheld(eligible.target.relation)
     eligible = replace(
@@ -143,7 +150,7 @@ async def scope(connection: asyncpg.Connection, relation: Relation, policy: Poli
     )
     conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
     tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-    return Scope(eligible, holds.before, tree if tree.needed else None)
+    return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual)
 
 
 KINDS = {

@@ -16,9 +16,9 @@ import asyncpg
 
 from db import blocking
 from db.batches import Batch, Change, Done
-from db.faults import sqlstate
+from db.faults import BLOCKED, sqlstate
 from db.trees import TOO_LARGE
-from jobs.failures import BLOCKED, LOCKED, Waiting
+from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer

@@ -93,6 +93,7 @@ class Scope:
     eligible: Eligible
     before: str  # what each batch says first: that no other holds have come
     tree: Tree | None = None  # where more goes than the rows themselves
+    mutual: bool = False  # whether rows of the policy's own table may keep each other
 
 
 @dataclass

@@ -93,6 +93,18 @@ async def test_migrate_says_what_it_did(empty_url: str) -> None:
     assert (third.code, third.err) == (0, "up to date\n")
 
 
+async def test_migrate_says_that_searches_will_be_slow_where_the_trigram_indexes_are_missing(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP EXTENSION pg_trgm CASCADE")
+    await connection.close()
+    told = await lowtide("migrate", "--with-tasks", "--json", database_url=database_url)
+    without = await lowtide("migrate", database_url=database_url)
+    assert (told.code, told.json) == (0, [])
+    assert "no trigram index on public.task (title, description)" in told.err
+    assert "CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY task_title_trigrams" in told.err
+    assert (without.code, without.err) == (0, "up to date\n")
+
+
 async def test_migrate_leaves_a_table_that_does_not_fit_alone_and_says_so(empty_url: str) -> None:
     connection = await asyncpg.connect(empty_url)
     await connection.execute("CREATE TABLE task (id int)")

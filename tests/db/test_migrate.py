@@ -141,6 +141,22 @@ async def test_without_the_trigram_extension_the_tables_are_made_all_the_same(
     assert "task_title_trigrams" not in made
 
 
+async def test_the_index_of_newest_tasks_is_made_for_our_own_table_alone(
+    empty: Database, bare: asyncpg.Connection
+) -> None:
+    """A table that was there is never altered."""
+    await migrate(empty.engine, with_tasks=True)
+    indexes = "SELECT count(*) FROM pg_indexes WHERE indexname = 'task_active'"
+    assert await bare.fetchval(indexes) == 1
+    await bare.execute("DELETE FROM lowtide.migration WHERE version_num LIKE 'tasks%'")
+    await bare.execute("DROP TRIGGER lowtide_not_into_archived ON task; DROP INDEX task_active")
+    await bare.execute("DROP FUNCTION lowtide_refuse_archived_project, lowtide_keep_updated_at CASCADE")
+    await bare.execute("DROP FUNCTION lowtide_refuse_move_to_archived_project CASCADE")
+
+    assert await migrate(empty.engine, with_tasks=True) == TASKS
+    assert await bare.fetchval(indexes) == 0
+
+
 async def test_plain_inserts_need_only_the_named_columns(sql: asyncpg.Connection) -> None:
     await sql.execute("INSERT INTO worker (name) VALUES ('Ada')")
     await sql.execute("INSERT INTO project (name, owner_id) SELECT 'p', id FROM worker")

@@ -122,7 +122,7 @@ async def test_page_1000_by_number_reads_all_that_stands_before_it(million: Data
 async def test_page_1000_holds_what_offset_would_have_given(million: Database) -> None:
     async with unit_of_work(million.sessions) as service:
         (last,) = (await service.page(limit=1, offset=OFFSET - 1)).items
-        cursor = cursors.encoded(Position(last.created_at, last.id), of=f"newest {TaskFilter()!r}")
+        cursor = cursors.encoded(Position(last.created_at, last.id), of=f"newest {TaskFilter().model_dump_json()}")
         behind = await service.page_after(limit=PAGE, cursor=cursor)
         numbered = await service.page(limit=PAGE, offset=OFFSET)
     assert behind.items == numbered.items

@@ -1,7 +1,7 @@
 """What the task service refuses: named, with the ids, with nothing changed, and with the transaction fit to go on."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,7 @@ from tests.people import CREATOR, OTHER_PROJECT, OWNER, PROJECT, STRANGER
 OPEN, IN_PROGRESS, COMPLETED, DELETED, ARCHIVED, OTHERS = 1, 2, 3, 4, 5, 6  # as people.tasks makes them
 NOBODY, NOTHING = 404, 4040
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - what is refused
+TOO_EARLY = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
 TITLED = TaskUpdate(title="new")
 GIVEN = TaskCreate(project_id=PROJECT, title="new")
 
@@ -107,6 +108,7 @@ INVALID: list[tuple[Operation, str]] = [
     (lambda tasks: tasks.update(0, TITLED, actor=OWNER), "task_id"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=0), "actor"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=NAIVE), "unchanged_since"),
+    (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=TOO_EARLY), "unchanged_since"),
     (lambda tasks: tasks.create(GIVEN, actor=0), "actor"),
     (lambda tasks: tasks.create_many([GIVEN], actor=0), "actor"),
     (lambda tasks: tasks.create_many([], actor=OWNER), "given"),
@@ -236,7 +238,8 @@ def test_a_wrong_field_is_named_and_its_value_kept_out_of_the_message(given: dic
 
 
 def test_titles_of_500_characters_and_descriptions_of_100000_are_taken() -> None:
-    assert TaskCreate(project_id=1, title="ä" * LONGEST_TITLE, description="ä" * LONGEST_DESCRIPTION)
+    longest = TaskCreate(project_id=1, title="ä" * LONGEST_TITLE, description="ä" * LONGEST_DESCRIPTION)
+    assert (len(longest.title), len(longest.description or "")) == (500, 100_000)
 
 
 @pytest.mark.parametrize("given", [{}, {"title": None}, {"status": None}, {"priority": None}])
@@ -252,6 +255,8 @@ def test_an_update_of_nothing_and_of_what_can_not_be_empty_is_refused(given: dic
         ({"status": "unknown"}, "status"),
         ({"created_from": NAIVE}, "timezone"),
         ({"created_before": "2026-01-01T00:00:00"}, "timezone"),
+        ({"created_before": "9999-12-31T23:59:59-14:00"}, "years 1 to 9999"),
+        ({"created_from": "0001-01-01T00:00:00+14:00"}, "years 1 to 9999"),
         ({"project_id": True}, "valid integer"),
         ({"project_id": "9" * 5000}, "project_id"),
         ({"project_id": "99999999999999999999"}, "project_id"),

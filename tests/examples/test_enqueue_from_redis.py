@@ -39,7 +39,7 @@ async def test_what_it_enqueues_is_done_under_the_id_that_it_prints(
 
     assert (done.code, done.err) == (0, "")
     run_id = done.out.strip()
-    assert uuid.UUID(run_id)
+    assert uuid.UUID(run_id).hex == run_id
     assert await people.run_row(sql, run_id) is None, "accepted, before any worker has seen it"
     await succeeded(consumer, sql, run_id)
     assert await people.statuses(sql, [tasks.open, tasks.in_progress, tasks.others]) == 2 * ["completed"] + ["pending"]

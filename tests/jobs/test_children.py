@@ -35,7 +35,7 @@ async def child(
 ) -> None:
     """A table that points to `of`, two rows to each of the first ones."""
     await sql.execute(
-        f"CREATE TABLE {name} (id int PRIMARY KEY, up int REFERENCES {of} ON DELETE {on_delete});"
+        f"CREATE TABLE {name} (id int PRIMARY KEY, up int REFERENCES {of} (id) ON DELETE {on_delete});"
         f"INSERT INTO {name} SELECT n, (n + 1) / 2 FROM generate_series(1, {rows}) n; CREATE INDEX ON {name} (up);"
         f"ANALYZE {name}"
     )
@@ -87,6 +87,26 @@ async def test_a_declared_table_that_points_nowhere_is_refused(database: Databas
     ended = await run(life_of(database, {"nothing": "delete"}), "purge-old-deleted", policy="p")
     assert ended.error is not None
     assert "children names nothing" in ended.error["message"]
+
+
+async def test_children_of_a_table_that_others_inherit_from(database: Database, sql: asyncpg.Connection) -> None:
+    """A foreign key points to the table's own rows; what the policy declares suits those that inherit, too."""
+    await parents(sql, 10)
+    await child(sql, "c", rows=20)
+    await sql.execute(
+        f"CREATE TABLE heir () INHERITS (p); INSERT INTO heir SELECT n, {OLD} FROM generate_series(1, 5) n"
+    )
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["children"]) == (10, {"public.c": 10})
+    await sql.execute(
+        f"INSERT INTO heir SELECT n, {OLD} FROM generate_series(1, 5) n; DROP TABLE c; ALTER TABLE heir ADD UNIQUE (id)"
+    )
+    await child(sql, "d", "heir", rows=0)
+    await sql.execute(f"UPDATE p SET gone_at = {OLD}")
+    ended = await run(life_of(database, {}), "purge-old-deleted", "undeclared", policy="p")
+    assert ended.error is not None
+    assert "public.d points to it" in ended.error["message"]
+    assert await count(sql, "p") == 10  # nothing was deleted, of the table that is done first either
 
 
 @pytest.mark.parametrize("on_delete", ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"])
@@ -145,6 +165,23 @@ async def test_a_table_that_points_to_itself(database: Database, sql: asyncpg.Co
     assert (result["purged"] + result["children"]["public.p"], result["remaining"]) == (30, False)
     assert await count(sql, "p") == 30
     assert await count(sql, "p WHERE id % 2 = 0") == 0
+
+
+async def test_rows_of_another_partition_that_block_and_go_later(database: Database, sql: asyncpg.Connection) -> None:
+    """Whose turn comes first is kept by what goes after it: the run says so, and the next one takes it."""
+    await sql.execute("CREATE TABLE p (id int PRIMARY KEY, gone_at timestamptz, up int) PARTITION BY LIST (id)")
+    await sql.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p DEFAULT")
+    await sql.execute("ALTER TABLE p ADD FOREIGN KEY (up) REFERENCES p")
+    await sql.execute(f"INSERT INTO p VALUES (1, {OLD}, NULL), (2, {OLD}, 1), (3, {OLD}, NULL), (4, NULL, 3)")
+    first = await purge(database, {"p": "block"})
+    assert (first["purged"], first["skipped"]["blocked"], first["remaining"]) == (1, 2, True)
+    assert "run it again" in first["reason"]
+    second = (await run(life_of(database, {"p": "block"}), "purge-old-deleted", "second", policy="p")).result
+    assert second is not None
+    assert (second["purged"], second["skipped"]["blocked"]) == (1, 1)
+    third = (await run(life_of(database, {"p": "block"}), "purge-old-deleted", "third", policy="p")).result
+    assert third is not None
+    assert (third["purged"], third["skipped"]["blocked"], third["remaining"]) == (0, 1, False)
 
 
 async def test_two_tables_that_point_to_each_other(database: Database, sql: asyncpg.Connection) -> None:
