@@ -1,8 +1,9 @@
 """The blast radius: whether a purge would delete more than a mistake may.
 
-Two rules, and both let anything below 10,000 rows pass. Exact counts decide, each bounded by what its rule needs to
-know. They are spared where the last ANALYZE leaves a wide margin, with every row that was changed since counted against
-the purge: statistics can let an ordinary night pass, and never refuse one.
+Two rules, and both let anything below 10,000 rows pass. Only exact counts decide, each bounded by what its rule needs
+to know; the planner's estimates say at most how far to count. They were tried as evidence, with a margin and with
+every row counted that was changed since the last ANALYZE: PostgreSQL's counter of changes lags by seconds, and a purge
+right after a wrong UPDATE went through.
 """
 
 import math
@@ -35,9 +36,6 @@ LONGEST_COUNT = timedelta(minutes=5)
 # The table is counted at the same time as the eligible rows, by an estimate of what will be needed. Further off than
 # so, it is counted anew.
 AMPLE, FAR_OFF = 1.2, 4
-# ANALYZE looks at 30,000 rows, and so knows a share to 0.3 % (its standard error, sqrt(0.25 / 30,000)). Seventeen times
-# that, of the whole table, is the margin that statistics must leave.
-MARGIN = 0.05
 
 
 class TooMuchWouldGo(Refused):
@@ -53,8 +51,6 @@ async def weigh(run: Run, policy: Policy, cutoff: datetime, *, most: float) -> N
     and CountFailed. What it has deleted already counts."""
     if most < LEAST_ROWS:
         return
-    if await _is_little(run, policy, cutoff):
-        return
     done, left = run.rows_done, most - run.rows_done
     counting = _Counting(run.database, policy, cutoff)
     # Few rows are found by the index, whatever the statistics say of them.
@@ -65,21 +61,6 @@ async def weigh(run: Run, policy: Policy, cutoff: datetime, *, most: float) -> N
     enough = min(left, _too_many(earlier) - done)  # one more would be refused all the same
     eligible, rows = await counting.both(enough, already=done)
     require_little(policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier)
-
-
-async def _is_little(run: Run, policy: Policy, cutoff: datetime) -> bool:
-    """Whether the statistics leave no doubt, at whatever limit."""
-    async with run.database.autocommit() as connection:
-        earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
-        scopes = await members.scopes(connection, policy, cutoff)
-        found = [await blast.statistics(connection, scope.eligible) for scope in scopes]
-    known = [each for each in found if each is not None]
-    if len(known) < len(found):
-        return False
-    doubt = sum(MARGIN * each.rows + each.changed for each in known)
-    going = run.rows_done + sum(each.eligible for each in known) + doubt
-    rows = run.rows_done + sum(each.rows for each in known) - doubt
-    return going < _too_many(earlier) and going <= policy.max_share * rows
 
 
 def require_little(policy: Policy, *, going: int, rows: int | None, earlier: Sequence[int]) -> None:
@@ -155,29 +136,44 @@ class _Counting:
 
     async def both(self, most: float, *, already: int) -> tuple[int, int | None]:
         """Eligible rows, and as many of the table's as tell whether they are too large a share of it (None: they
-        can't be). Two backends count at the same time."""
+        can't be). Two backends count at the same time: the other one as many rows as the estimates ask for, of those
+        that are never eligible where there are enough. An index of live rows has them at hand, and they are fewer.
+        """
         share = self._policy.max_share
         if share >= 1:
             return await self.eligible(most), None
-        guess = AMPLE * await self._expected(most) / share
+        expected = already + await self._expected(most)
+        others = AMPLE * expected * (1 - share) / share
+        by_nulls = await self._nulls_expected() >= others
+        guess = others if by_nulls else AMPLE * expected / share
         counted: int | Exception = 0
 
-        async def count_rows() -> None:
+        async def count_others() -> None:
             nonlocal counted
             try:
-                counted = await self.rows(guess)
+                counted = await (self._nulls(guess) if by_nulls else self.rows(guess))
             except Exception as exc:
                 counted = exc
 
-        async with alongside(count_rows()) as counting:
+        async with alongside(count_others()) as counting:
             eligible = await self.eligible(most)
             needed = math.ceil((already + eligible) / share)
-            if needed <= guess <= FAR_OFF * needed:
+            if guess <= FAR_OFF * needed:
                 await counting
                 if isinstance(counted, Exception):
                     raise counted
-                return eligible, counted
+                found = eligible + counted if by_nulls else counted
+                if already + found >= needed:
+                    return eligible, found
         return eligible, await self.rows(needed)
+
+    async def _nulls(self, most: float) -> int:
+        async with self._connection("the rows") as connection:
+            return await blast.never_eligible(connection, self._policy.target, most=_whole(most))
+
+    async def _nulls_expected(self) -> float:
+        async with self._connection("the rows") as connection:
+            return await blast.never_eligible_expected(connection, self._policy.target)
 
     async def _expected(self, most: float) -> float:
         async with self._connection("the eligible rows") as connection:

@@ -259,3 +259,11 @@ def test_rules_at_their_edges() -> None:
     assert broken_rule(POLICY, going=30_001, rows=10**9, earlier=usual) is not None
     assert broken_rule(POLICY, going=10_000, rows=0, earlier=[]) is not None
     assert broken_rule(replace(POLICY, max_share=1.0), going=10_000, rows=10_000, earlier=[]) is None
+
+
+async def test_a_change_of_the_last_moment_is_weighed(database: Database, sql: asyncpg.Connection) -> None:
+    """Control: with statistics as evidence, and the rows counted that were changed since, all of them went: the counter
+    of changes comes seconds late."""
+    await table(sql, gone=0, live=20_000)
+    await sql.execute("UPDATE t SET gone_at = '2001-01-01'")
+    assert refusal(await run(life_with(database), "purge-old-deleted", policy="t"))["type"] == "TooMuchWouldGo"
