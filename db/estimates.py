@@ -103,8 +103,14 @@ async def expected(connection: asyncpg.Connection, eligible: Eligible) -> int:
     return int(explained[0]["Plan"]["Plan Rows"])
 
 
+async def count_all(connection: asyncpg.Connection, eligible: Eligible) -> int:
+    """Count eligible rows."""
+    counted: int = await connection.fetchval(f"SELECT count(*) FROM {eligible.rows} WHERE {eligible.indexable}")
+    return counted
+
+
 async def count(connection: asyncpg.Connection, eligible: Eligible, *, most: int) -> int:
-    """Count eligible rows, up to `most`."""
+    """Count eligible rows, up to `most`. A LIMIT costs a quarter more than none."""
     counted: int = await connection.fetchval(_count(eligible), most)
     return counted
 

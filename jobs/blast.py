@@ -35,7 +35,9 @@ LAST_RUNS, FEWEST_RUNS = 7, 3
 LONGEST_COUNT = timedelta(minutes=5)
 # The table is counted at the same time as the eligible rows, by an estimate of what will be needed. Further off than
 # so, it is counted anew.
-AMPLE, FAR_OFF = 1.2, 4
+AMPLE, FAR_OFF = 1.1, 4
+# Both counts have a backend of their own already.
+SERIAL = {"max_parallel_workers_per_gather": "0"}
 
 
 class TooMuchWouldGo(Refused):
@@ -120,7 +122,9 @@ class _Counting:
         counted = 0
         async with self._connection("the eligible rows", **settings) as connection:
             for scope in await self._scopes(connection):
-                if counted < most:
+                if math.isinf(most):
+                    counted += await estimates.count_all(connection, scope.eligible)
+                elif counted < most:
                     counted += await estimates.count(connection, scope.eligible, most=_whole(most - counted))
         return counted
 
@@ -186,7 +190,7 @@ class _Counting:
         begun = time.monotonic()
         longest = f"{LONGEST_COUNT.total_seconds():.0f}s"
         try:
-            async with self._database.tuned(statement_timeout=longest, **settings) as connection:
+            async with self._database.tuned(statement_timeout=longest, **SERIAL, **settings) as connection:
                 yield connection
         except asyncpg.PostgresError as exc:
             in_time = time.monotonic() - begun < LONGEST_COUNT.total_seconds()
