@@ -4,11 +4,12 @@ import asyncpg
 
 from db.targets import Target
 
-# By run_of_policy. What was approved by hand says nothing of an ordinary night.
+# By run_of_policy. What was approved by hand, or asked for with a limit, says nothing of an ordinary night.
 EARLIER = """
     SELECT rows_done FROM lowtide.run
     WHERE policy = $1 AND finished_at IS NOT NULL AND state = 'succeeded'
       AND result ->> 'dry_run' IS DISTINCT FROM 'true' AND payload ->> 'approve' IS NULL
+      AND NOT coalesce(payload ?| ARRAY['max_rows', 'max_seconds'], false)
     ORDER BY finished_at DESC LIMIT $2
 """
 

@@ -7,6 +7,8 @@ from typing import Literal
 Epoch = Literal["seconds", "milliseconds", "microseconds"]
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
 BIGINT = "bigint"
+# The years 1 and 9999, in seconds since 1970.
+EARLIEST_S, LATEST_S = -62_135_596_800, 253_402_300_799
 TIMESTAMPTZ = "timestamp with time zone"
 
 
@@ -94,7 +96,8 @@ class Eligible:
         """SQL of a value of the column, as a timestamptz."""
         zone = literal(self.target.timezone)
         if self.target.epoch is not None:
-            return f"to_timestamp(({sql})::float8 / {PER_SECOND[self.target.epoch]})"
+            seconds = f"({sql})::float8 / {PER_SECOND[self.target.epoch]}"
+            return f"to_timestamp(least(greatest({seconds}, {EARLIEST_S}), {LATEST_S}))"  # a number need be no time
         return sql if self.kind == TIMESTAMPTZ else f"(({sql})::timestamp AT TIME ZONE {zone})"
 
     @property

@@ -66,14 +66,16 @@ class Total:
 async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
     total = Total(**run.cursor.get("before_it", {}))
-    await bring_back(run, policy.target.relation)
+    await bring_back(run.database, policy.target.relation)
     while (relation := await _present(run, policy.target)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
             present = await scope(connection, relation, policy, cutoff)
         behind = {"next": relation.oid + 1} | _lasting(run)
-        whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
+        whole = (
+            relation.is_partition and not relation.is_all and policy.partitions == "drop" and "pass" not in run.cursor
+        )
         if whole:
             if run.may_work is not None:
                 await run.may_work()

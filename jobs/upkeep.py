@@ -17,6 +17,7 @@ import structlog
 
 from db import upkeep
 from db.faults import server_message
+from db.partitions import NAMED
 from db.targets import Target
 from db.upkeep import Space
 from jobs.background import alongside
@@ -53,13 +54,15 @@ async def after_purge(
     None where the policy never wants it, or nothing was deleted. Raises Steered and RunFenced: meanwhile the run is
     held, tells onlookers what it does, and hears its operator.
     """
-    if policy.vacuum_share is None or run.rows_done == 0:
+    dropped = sum(rows for name, rows in run.counters.items() if name.startswith(NAMED))
+    deleted = run.rows_done - dropped
+    if policy.vacuum_share is None or deleted == 0:
         return None
     told: dict[str, Any] = {}
     interrupted = BEGUN in run.cursor
     async with run.database.autocommit() as connection:
         spaces = [(target, await upkeep.space(connection, target)) for target in targets]
-    for relation in _judged(spaces, run.rows_done):
+    for relation in _judged(spaces, deleted):
         name, share = relation.target.name, f"{relation.dead_share:.1%}"
         if relation.dead_rows < LEAST_DEAD_ROWS or relation.dead_share < policy.vacuum_share:
             told[name] = {"done": False, "reason": f"{share} of its rows are dead: too few for it"}

@@ -9,6 +9,7 @@ from db.engine import Database
 from db.faults import server_message
 from jobs.facts import Fact
 from jobs.inspection import UNKNOWN, against, inspect
+from jobs.partitions import PartitionAstray, bring_back
 from jobs.policies import Broken, Policies, Policy
 from worker.metrics import Metrics
 
@@ -39,6 +40,7 @@ class Lookout:
             await asyncio.sleep(every.total_seconds())
 
     async def look(self) -> None:
+        await self._bring_back()
         for policy in self.policies:
             try:
                 async with asyncio.timeout(WITHIN_S):
@@ -47,6 +49,16 @@ class Lookout:
                 log.warning("policy.not_inspected", policy=policy.name, why=server_message(exc))
             else:
                 self._take(policy, facts)
+
+    async def _bring_back(self) -> None:
+        """Partitions that a run has left on their way out: their rows are missed where they are."""
+        try:
+            for partition in await bring_back(self._database, None):
+                log.warning("partition.attached_again", partition=partition)
+        except PartitionAstray as exc:
+            log.warning("partition.astray", why=str(exc))
+        except Exception as exc:  # most likely PostgreSQL is away
+            log.warning("partition.not_looked_for", why=server_message(exc))
 
     def _take(self, policy: Policy, facts: list[Fact]) -> None:
         before, broken = self.disabled.get(policy.name), against(policy, facts)
