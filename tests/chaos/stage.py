@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 from functools import cached_property
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -209,6 +210,12 @@ class Stage:
             if declared is not None:
                 found[name if self.scene.bare else f"{self.schema}.{name}"] = declared
         return found
+
+    @property
+    def partitions(self) -> Literal["drop", "delete"]:
+        """A partition that the policy names among the children is not dropped: the next run would not find it."""
+        named = any(edge.child == 0 and edge.child_leaf is not None for edge in self.edges)
+        return "delete" if named else self.scene.partitions
 
     @property
     def where(self) -> str | None:

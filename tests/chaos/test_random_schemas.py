@@ -128,7 +128,8 @@ class Play:
             timezone=scene.column.timezone,
         )
         keep = created - scene.cutoff
-        return Policy("p", target, keep, pace=sweep.BY_NAME[scene.pace], children=stage.children)
+        pace = sweep.BY_NAME[scene.pace]
+        return Policy("p", target, keep, pace=pace, children=stage.children, partitions=stage.partitions)
 
 
 @asynccontextmanager
