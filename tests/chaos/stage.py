@@ -212,6 +212,11 @@ class Stage:
         return found
 
     @property
+    def is_mutual(self) -> bool:
+        """Whether rows of the policy's table take along, or keep, others of it."""
+        return any(self.edges[number].child == 0 for number, kind in self.kinds.items() if kind != "null")
+
+    @property
     def partitions(self) -> Literal["drop", "delete"]:
         """A partition that the policy names among the children is not dropped: the next run would not find it."""
         named = any(edge.child == 0 and edge.child_leaf is not None for edge in self.edges)

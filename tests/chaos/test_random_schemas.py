@@ -221,7 +221,7 @@ async def judge(play: Play) -> None:
         told(reference, result, stage, gone)
         most = min(scene.max_rows, len(reference.going))
         assert result["purged"] <= most
-        if not any(stage.edges[number].child == 0 for number, kind in stage.kinds.items() if kind == "delete"):
+        if not stage.is_mutual:
             assert result["purged"] == most
     for _ in range(MOST_RUNS):
         at_first = await play.rows()

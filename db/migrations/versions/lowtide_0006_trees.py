@@ -52,9 +52,11 @@ END
 $function$
 """
 
-# Whether one of the rows is held, or kept by a row of another table that does not go itself: 'held', 'blocked' or null.
+# Whether one of the rows is held, or kept by a row that does not go itself: 'held', 'blocked' or null. The first `roots`
+# of them are of the purged table. Where several are, none of them counts as going: of two that keep each other both
+# stay, whether they are met in one batch or in two.
 KEPT = """
-CREATE FUNCTION lowtide.kept(tree jsonb, relations oid[], places tid[]) RETURNS text
+CREATE FUNCTION lowtide.kept(tree jsonb, roots integer, relations oid[], places tid[]) RETURNS text
 LANGUAGE plpgsql
 AS $function$
 DECLARE
@@ -64,6 +66,7 @@ DECLARE
     edge jsonb;
     condition text;
     stays boolean;
+    going integer := CASE WHEN roots > 1 THEN roots + 1 ELSE 1 END;
 BEGIN
     FOR relation IN SELECT DISTINCT unnest(relations) LOOP
         family := lowtide.above(relation);
@@ -83,7 +86,7 @@ BEGIN
                 'SELECT EXISTS (SELECT FROM %s c JOIN ONLY %s p ON %s WHERE p.ctid = ANY($1) AND NOT EXISTS ('
                 'SELECT FROM unnest($2, $3) going (r, t) WHERE going.r = c.tableoid AND going.t = c.ctid))',
                 edge ->> 'child', relation::regclass, edge ->> 'joined'
-            ) INTO stays USING here, relations, places;
+            ) INTO stays USING here, relations[going:], places[going:];
             IF stays THEN
                 RETURN 'blocked';
             END IF;
@@ -190,7 +193,7 @@ BEGIN
         places := places || fresh_places;
     END LOOP;
 
-    why := lowtide.kept(tree, relations, places);
+    why := lowtide.kept(tree, cardinality(roots), relations, places);
     IF why IS NOT NULL THEN
         IF cardinality(roots) > 1 THEN
             RAISE EXCEPTION 'one of these stays' USING ERRCODE = 'LT413';
@@ -356,7 +359,7 @@ DECLARE
 BEGIN
     EXECUTE chosen INTO roots USING args;
     branch := lowtide.branch(tree, NULL, false, array_fill(root, ARRAY[cardinality(roots)]), roots);
-    RETURN lowtide.kept(tree, branch.relations, branch.places);
+    RETURN lowtide.kept(tree, cardinality(roots), branch.relations, branch.places);
 END
 $function$
 """
@@ -419,7 +422,7 @@ BEGIN
         RETURN 0;
     END IF;
     branch := lowtide.branch(tree, most, true, array_fill(root, ARRAY[cardinality(roots)]), roots);
-    why := lowtide.kept(tree, branch.relations, branch.places);
+    why := lowtide.kept(tree, cardinality(roots), branch.relations, branch.places);
     IF why IS NOT NULL THEN
         PERFORM set_config(
             'lowtide.counted', jsonb_build_object('drained', 0, tree -> 'counters' ->> why, 1)::text, true
