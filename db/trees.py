@@ -179,7 +179,7 @@ async def stays(connection: asyncpg.Connection, look: Part) -> str | None:
 class Limits:
     """Of one batch: how many rows of the table itself, how many along with them, and under which names it counts."""
 
-    counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`
+    counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`; empty: that is an error, too
     rows: int | None = None
     along: int = field(default_factory=lambda: MOST)
     skip_locked: bool = False

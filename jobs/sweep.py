@@ -63,6 +63,7 @@ class Window:
     units: int  # its size, in the way's unit
     past_locks: Change | None = None  # the same window, passing over rows that others hold
     past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
+    further: Change | None = None  # the same on a further lane, where the window may be walked again: counts nothing
     branch: Branch | None = None  # for a single row
     pass_over: Callable[[str], Change] | None = None  # for a single row: changes nothing, and counts it under a reason
     relation: str | None = None  # the table, where its own lock is told from those of rows
@@ -130,7 +131,8 @@ class _Walk:
             return True
         self._drain_sizer = None
         lanes = pace.lanes
-        if self._one_lane_for > 0 or (self._past_locks_for > 0 and windows[0].past_locks_counts):
+        counts = windows[0].past_locks_counts or windows[0].further is not None
+        if self._one_lane_for > 0 or (self._past_locks_for > 0 and counts):
             lanes, windows = 1, windows[: pace.batches_at_once]
         worked_s = await (self._commit_alone(windows[0]) if len(windows) == 1 else self._commit(windows, lanes))
         await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
@@ -259,7 +261,12 @@ class _Walk:
 
     async def _on(self, lane: Lane, windows: list[Window]) -> list[Done]:
         past_locks = self._past_locks_for > 0
-        changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
+        changes = [
+            (window.past_locks if past_locks else None)
+            or (window.further if lane is not self._lanes[0] else None)
+            or window.change
+            for window in windows
+        ]
         learned = {"size": self._sizer.size, "patience": 1}
         cursors = [window.cursor | learned if lane is self._lanes[0] else None for window in windows]
         batches = [Batch(change, cursor) for change, cursor in zip(changes, cursors, strict=True)]

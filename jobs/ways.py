@@ -110,6 +110,7 @@ class Purge:
         counts = run.cursor["pass"] > 1 or limit is not None
         return Window(
             self._delete(run, part, limit),
+            further=None if self.scope.tree is None else self._delete(run, part, limit, counts=False),
             cursor=run.cursor | cursor,
             units=units,
             past_locks=windows.counting_locked(past_locks, self.scope.eligible, part, counter(run, "locked"))
@@ -121,12 +122,14 @@ class Purge:
             relation=self.scope.eligible.target.relation,
         )
 
-    def _delete(self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False) -> Change:
+    def _delete(
+        self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False, counts: bool = True
+    ) -> Change:
         scope = self.scope
         if scope.tree is None:
             change = windows.delete(scope.eligible, part, most=limit, skip_locked=skip_locked)
         else:
-            limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
+            limits = Limits(_kept(run) if counts else {}, rows=limit, skip_locked=skip_locked)
             change = scope.tree.purge(scope.eligible, part, run.cursor["member"], limits=limits)
         return replace(change, before=scope.before)
 

@@ -230,7 +230,7 @@ async def judge(play: Play) -> None:
         told(reference, result, stage, at_first.keys() - left.keys())
         if not result["remaining"]:
             break
-    assert not result["remaining"]
+    assert not result["remaining"], str(result)
     gone = before.keys() - left.keys()
     assert (gone - reference.gone, reference.gone - gone) == (set(), set())
     assert left == expected(before, reference, stage, gone)

@@ -52,9 +52,9 @@ END
 $function$
 """
 
-# Whether one of the rows is held, or kept by a row that does not go itself: 'held', 'blocked' or null. The first `roots`
-# of them are of the purged table. Where several are, none of them counts as going: of two that keep each other both
-# stay, whether they are met in one batch or in two.
+# Whether one of the rows is held, or kept by a row that does not go itself: 'held', 'blocked' or null. The first
+# `roots` are of the purged table. Where those are several, none of them counts as going: of two that keep each other
+# both stay, whether they are met in one batch or in two.
 KEPT = """
 CREATE FUNCTION lowtide.kept(tree jsonb, roots integer, relations oid[], places tid[]) RETURNS text
 LANGUAGE plpgsql
@@ -119,7 +119,8 @@ $function$
 #
 # The rows are locked first, FOR UPDATE: from then on nobody can point to them. What points to them is looked for in
 # statements that begin later, and so see all that was committed before the lock. More than `most` rows, or one that
-# must stay among them, raise LT413, and the caller tries with fewer; a single row with one that must stay is counted.
+# must stay among them, raise LT413, and the caller tries with fewer; a single row with one that must stay is counted
+# where `counters` has a name for that.
 PURGE_TREE = """
 CREATE FUNCTION lowtide.purge_tree(chosen text, args text[], root oid, tree jsonb, most bigint) RETURNS bigint
 LANGUAGE plpgsql
@@ -195,7 +196,7 @@ BEGIN
 
     why := lowtide.kept(tree, cardinality(roots), relations, places);
     IF why IS NOT NULL THEN
-        IF cardinality(roots) > 1 THEN
+        IF cardinality(roots) > 1 OR tree -> 'counters' = '{}' THEN
             RAISE EXCEPTION 'one of these stays' USING ERRCODE = 'LT413';
         END IF;
         PERFORM set_config('lowtide.counted', jsonb_build_object(tree -> 'counters' ->> why, 1)::text, true);
