@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import asyncpg
+
 from db.batches import Change
 from db.references import NO_ACTION, RESTRICT, Reference
 from db.targets import Eligible, literal, quoted
@@ -18,6 +20,7 @@ from db.windows import Part, chosen
 
 # Rows that a row may take along in its own transaction. More are deleted before it, in transactions of their own.
 MOST = 5_000
+ALL = 2**31  # of what can't be deleted in parts
 TOO_LARGE = "LT413"
 CHILD = "child "  # of the names of counters
 COUNTED = "SELECT current_setting('lowtide.counted')::jsonb"
@@ -72,6 +75,12 @@ class Tree:
     def drain(self, eligible: Eligible, part: Part, oid: int, *, limits: "Limits") -> Change:
         """Delete some of what hangs on the part's one row, from the far end. Counts them as `drained`, too."""
         return self._call("drain_tree", eligible, part, oid, limits)
+
+    def look(self, eligible: Eligible, part: Part, oid: int) -> Part:
+        """A query: why the part's one row must stay, with all that hangs on it: `held`, `blocked` or null."""
+        rows = chosen(eligible, part, most=1, skip_locked=False)
+        tree = literal(json.dumps(self._told))
+        return Part(f"SELECT lowtide.stays({literal(rows.sql)}, $1, {oid}, {tree})", rows.args)
 
     def count(self, eligible: Eligible, oid: int) -> str:
         """A query of a jsonb object: by table, how many rows would go along with the eligible ones.
@@ -160,11 +169,17 @@ class Tree:
         return [edge for edge in self.edges if edge.deletes]
 
 
+async def stays(connection: asyncpg.Connection, look: Part) -> str | None:
+    """What `Tree.look` asks. Raises the server's QueryCanceled where there is more than can be looked at in time."""
+    why: str | None = await connection.fetchval(look.sql, look.args)
+    return why
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of one batch: how many rows of the table itself, how many along with them, and under which names it counts."""
 
-    counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`
+    counters: Mapping[str, str]  # of a single row that stays: `blocked`, `held`; empty: that is an error, too
     rows: int | None = None
     along: int = field(default_factory=lambda: MOST)
     skip_locked: bool = False

@@ -17,7 +17,8 @@ import asyncpg
 from db import blocking
 from db.batches import Batch, Change, Done
 from db.faults import BLOCKED, sqlstate
-from db.trees import TOO_LARGE
+from db.trees import TOO_LARGE, stays
+from db.windows import Part
 from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
@@ -41,6 +42,16 @@ FIRST_DRAIN, LARGEST_DRAIN = 200, 5000
 # A window never reads a table from end to end, whatever statistics of another day promise.
 BY_INDEX: Mapping[str, str] = {"enable_seqscan": "off"}
 LONGEST_WAIT_S = 60.0
+LONGEST_LOOK_S = 60  # at what hangs on a single row
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What hangs on a window's single row, where that is more than one batch may take."""
+
+    look: Part  # a query: why the row must stay
+    drain: Callable[[int], Change]  # deletes so many rows of it, from the far end
+    at_once: Change  # deletes all of it: rows that point to each other in a circle have no far end
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,8 @@ class Window:
     units: int  # its size, in the way's unit
     past_locks: Change | None = None  # the same window, passing over rows that others hold
     past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
-    drain: Callable[[int], Change] | None = None  # for a single row: deletes so many of those that hang on it
+    further: Change | None = None  # the same on a further lane, where the window may be walked again: counts nothing
+    branch: Branch | None = None  # for a single row
     pass_over: Callable[[str], Change] | None = None  # for a single row: changes nothing, and counts it under a reason
     relation: str | None = None  # the table, where its own lock is told from those of rows
 
@@ -115,13 +127,14 @@ class _Walk:
         windows = await self._way.windows(self._run, self._sizer.size, most=most)
         if not windows:
             return False
-        if self._drain_sizer is not None and windows[0].units == 1 and windows[0].drain is not None:
-            worked_s = await self._drain(windows[0], windows[0].drain, self._drain_sizer)
+        if self._drain_sizer is not None and windows[0].units == 1 and windows[0].branch is not None:
+            worked_s = await self._drain(windows[0], windows[0].branch, self._drain_sizer)
             await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
             return True
         self._drain_sizer = None
         lanes = pace.lanes
-        if self._one_lane_for > 0 or (self._past_locks_for > 0 and windows[0].past_locks_counts):
+        counts = windows[0].past_locks_counts or windows[0].further is not None
+        if self._one_lane_for > 0 or (self._past_locks_for > 0 and counts):
             lanes, windows = 1, windows[: pace.batches_at_once]
         worked_s = await (self._commit_alone(windows[0]) if len(windows) == 1 else self._commit(windows, lanes))
         await self._run.rest(self._rest.after(worked_s, time.monotonic(), share=pace.share))
@@ -174,8 +187,11 @@ class _Walk:
 
     async def _make_do(self, window: Window, error: asyncpg.PostgresError, lane: Lane, took_s: float) -> None:
         """The batch was taken back: the next one is smaller, or leaves out the one row that can't be had."""
-        if sqlstate(error) == TOO_LARGE and window.units == 1:
-            self._drain_sizer = Sizer(target_s=_pace(self._run).target_s, first=FIRST_DRAIN, largest=LARGEST_DRAIN)
+        if sqlstate(error) == TOO_LARGE and window.units == 1 and window.branch is not None:
+            if (stays := await self._stays(window.branch)) is not None:
+                await self._pass_over(window, stays)
+            else:
+                self._drain_sizer = Sizer(target_s=_pace(self._run).target_s, first=FIRST_DRAIN, largest=LARGEST_DRAIN)
             return
         why = "slow" if lane.took_back(error) else "locked" if _met_a_lock(error) else "blocked"
         if why != "slow" and window.pass_over is None:
@@ -189,16 +205,31 @@ class _Walk:
         elif window.pass_over is None:
             raise error
         else:
-            over = replace(window, change=window.pass_over(why), past_locks=None)
-            self._learn([[over]], [await self._on(lane, [over])])
+            await self._pass_over(window, why)
             return
         # Also for the next slice, which may come before any batch has fitted.
         await self._run.keep(self._run.cursor | {"size": self._sizer.size, "patience": self._patience})
 
-    async def _drain(self, window: Window, drain: Callable[[int], Change], sizer: Sizer) -> float:
+    async def _pass_over(self, window: Window, why: str) -> None:
+        if window.pass_over is not None:
+            over = replace(window, change=window.pass_over(why), past_locks=None)
+            self._learn([[over]], [await self._on(await self._lane(0), [over])])
+
+    async def _stays(self, branch: Branch) -> str | None:
+        """Why a row stays that much hangs on. Of that nothing may go before all of it was looked at."""
+        begun = time.monotonic()
+        try:
+            async with self._run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
+                return await stays(connection, branch.look)
+        except asyncpg.QueryCanceledError:
+            if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
+                raise
+        return "slow"
+
+    async def _drain(self, window: Window, branch: Branch, sizer: Sizer) -> float:
         """Delete some of what hangs on a single row; the cursor stays, until all of it is gone or the row must stay."""
         lane, size = await self._lane(0), sizer.size
-        batch = Batch(drain(size), cursor=None)
+        batch = Batch(branch.drain(size), cursor=None)
         begun = time.monotonic()
         try:
             done = await lane.commit(self._run, [batch], pace=_pace(self._run), patience=self._patience)
@@ -211,16 +242,17 @@ class _Walk:
                 sizer.was_too_long(took_s, size)
                 return took_s
             self._drain_sizer = None
-            await self._make_do(window, exc, lane, took_s)
+            await self._make_do(replace(window, branch=None), exc, lane, took_s)
             return took_s
         drained = done[0].counted.pop("drained", 0)
         sizer.took((done[0].seconds, size))
-        if drained < size:
-            self._drain_sizer = None
-        if done[0].counted and not drained:  # it was counted as one that stays
+        if drained > 0:
+            return done[0].seconds
+        self._drain_sizer = None
+        if any(done[0].counted.values()):  # it was counted as one that stays
             await self._run.keep(window.cursor)
-            self._run.cursor = window.cursor
-        return done[0].seconds
+            return done[0].seconds
+        return done[0].seconds + await self._commit_alone(replace(window, change=branch.at_once, past_locks=None))
 
     async def _is_locked(self, window: Window) -> bool:
         """Whether it is the table that is locked, rather than a row of it, or of one that goes along."""
@@ -231,7 +263,12 @@ class _Walk:
 
     async def _on(self, lane: Lane, windows: list[Window]) -> list[Done]:
         past_locks = self._past_locks_for > 0
-        changes = [window.past_locks if past_locks and window.past_locks else window.change for window in windows]
+        changes = [
+            (window.past_locks if past_locks else None)
+            or (window.further if lane is not self._lanes[0] else None)
+            or window.change
+            for window in windows
+        ]
         learned = {"size": self._sizer.size, "patience": 1}
         cursors = [window.cursor | learned if lane is self._lanes[0] else None for window in windows]
         batches = [Batch(change, cursor) for change, cursor in zip(changes, cursors, strict=True)]

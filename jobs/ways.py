@@ -3,7 +3,6 @@
 jobs/blocks.py and jobs/values.py are the two; what they have in common is here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,11 +13,11 @@ from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Eligible
-from db.trees import Limits, Tree
+from db.trees import ALL, Limits, Tree
 from db.windows import Part
 from jobs.failures import Refused
 from jobs.run import Run
-from jobs.sweep import BY_INDEX, Window
+from jobs.sweep import BY_INDEX, Branch, Window
 
 # Below this share of eligible rows a block, looking them up costs less than reading every block. Measured: a block that
 # is read for nothing takes 5 to 10 µs, a row that is looked up 10 to 20 µs more than one that is met.
@@ -111,33 +110,40 @@ class Purge:
         counts = run.cursor["pass"] > 1 or limit is not None
         return Window(
             self._delete(run, part, limit),
+            further=None if self.scope.tree is None else self._delete(run, part, limit, counts=False),
             cursor=run.cursor | cursor,
             units=units,
             past_locks=windows.counting_locked(past_locks, self.scope.eligible, part, counter(run, "locked"))
             if counts
             else windows.noting(past_locks, counter(run, "touched")),
             past_locks_counts=counts,
-            drain=self._drain(run, part),
+            branch=self._branch(run, part),
             pass_over=lambda why: windows.pass_over(counter(run, why)),
             relation=self.scope.eligible.target.relation,
         )
 
-    def _delete(self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False) -> Change:
+    def _delete(
+        self, run: Run, part: Part, limit: int | None, *, skip_locked: bool = False, counts: bool = True
+    ) -> Change:
         scope = self.scope
         if scope.tree is None:
             change = windows.delete(scope.eligible, part, most=limit, skip_locked=skip_locked)
         else:
-            limits = Limits(_kept(run), rows=limit, skip_locked=skip_locked)
+            limits = Limits(_kept(run) if counts else {}, rows=limit, skip_locked=skip_locked)
             change = scope.tree.purge(scope.eligible, part, run.cursor["member"], limits=limits)
         return replace(change, before=scope.before)
 
-    def _drain(self, run: Run, part: Part) -> Callable[[int], Change] | None:
+    def _branch(self, run: Run, part: Part) -> Branch | None:
         scope, tree, oid, kept = self.scope, self.scope.tree, run.cursor["member"], _kept(run)
         if tree is None:
             return None
-        return lambda along: replace(
-            tree.drain(scope.eligible, part, oid, limits=Limits(kept, rows=1, along=along)), before=scope.before
-        )
+
+        def drain(along: int) -> Change:
+            limits = Limits(kept, rows=1, along=along)
+            return replace(tree.drain(scope.eligible, part, oid, limits=limits), before=scope.before)
+
+        at_once = tree.purge(scope.eligible, part, oid, limits=Limits(kept, rows=1, along=ALL))
+        return Branch(tree.look(scope.eligible, part, oid), drain, replace(at_once, before=scope.before))
 
 
 def _kept(run: Run) -> dict[str, str]:

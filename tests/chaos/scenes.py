@@ -5,6 +5,7 @@ Everything is small: what is many elsewhere is few here, as the test makes the s
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from hypothesis import strategies as st
 
@@ -21,15 +22,16 @@ CHANGES = {
 }
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000  # µs
 BEFORE_ALL, AFTER_ALL = "before all", "after all"  # infinity, or the ends of a bigint
-# Of a row's age; None is NULL. Half of what is drawn is overdue.
-AGES = (-DAY, -400 * DAY, -HOUR, -1, None, 0, 1, HOUR, DAY, -30 * MINUTE, 30 * MINUTE, -2 * HOUR, BEFORE_ALL, AFTER_ALL)
+# Of a row's age; None is NULL. More than half of what is drawn is overdue.
+OVERDUE = (-DAY, -400 * DAY, -2 * HOUR, -HOUR, -30 * MINUTE, -1, BEFORE_ALL)
+AGES = (*OVERDUE, -DAY, -DAY, None, 0, 1, 30 * MINUTE, HOUR, DAY, AFTER_ALL)
 NOTES = (None, "k", "it's", "100%", "")
 WHERES = (None, "{a} <> 1", "{note} IS NULL OR {note} <> 'k'", "{note} LIKE '%' AND {a} IN (0, 2)")
 ON_DELETE = ("NO ACTION", "RESTRICT", "CASCADE", "SET NULL")
 DEFERRED = ("", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED")
 PARTITIONED = ("range", "default", "hash", "list", "sub")
 LEAVES = 3  # of a partitioned table; and so many tables has one that others inherit from, itself included
-MOST_ROWS, MOST_EDGES = 12, 5
+LEAST_ROWS, MOST_ROWS, MOST_EDGES = 4, 16, 5
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Scene:
     where: str | None
     odd_names: bool
     triggers: str | None  # BEFORE or AFTER
+    partitions: Literal["drop", "delete"]
     pace: PaceName
     max_rows: int | None
     index: bool
@@ -113,9 +116,9 @@ def _columns() -> st.SearchStrategy[Column]:
 
 
 def _rows() -> st.SearchStrategy[tuple[Row, ...]]:
-    ups = st.tuples(*[st.none() | st.integers(0, MOST_ROWS - 1)] * MOST_EDGES)
+    ups = st.tuples(*[st.sampled_from((*range(MOST_ROWS), None))] * MOST_EDGES)
     row = st.builds(Row, st.sampled_from(AGES), st.integers(0, LEAVES - 1), st.sampled_from(NOTES), ups)
-    return st.lists(row, max_size=MOST_ROWS).map(tuple)
+    return st.lists(row, min_size=LEAST_ROWS, max_size=MOST_ROWS).map(tuple)
 
 
 def _tables(*layouts: str, keys: tuple[str, ...]) -> st.SearchStrategy[Table]:
@@ -126,14 +129,14 @@ def _edges(tables: int) -> st.SearchStrategy[tuple[Edge, ...]]:
     number = st.integers(0, tables - 1)
     leaf = st.none() | st.integers(0, LEAVES - 1)
     edge = st.builds(Edge, number, number, st.sampled_from(ON_DELETE), st.sampled_from(DEFERRED), leaf, leaf)
-    return st.lists(edge, max_size=MOST_EDGES).map(tuple)
+    return st.lists(edge, min_size=1, max_size=MOST_EDGES).map(tuple)
 
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
     root = draw(_tables("plain", "heirs", *PARTITIONED, keys=("int", "bigint", "uuid", "composite", "none")))
     child = _tables("plain", "hash", "list", "heirs", keys=("int", "uuid", "composite"))
-    tables = (root, *draw(st.lists(child, max_size=3)))
+    tables = (root, *draw(st.lists(child, min_size=1, max_size=3)))
     column = draw(_columns())
     change = draw(st.sampled_from(CHANGES[column.timezone]))
     hold = st.builds(
@@ -156,6 +159,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         where=draw(st.sampled_from(WHERES)),
         odd_names=draw(st.booleans()),
         triggers=draw(st.sampled_from((None, "BEFORE", "AFTER"))),
+        partitions=draw(st.sampled_from(("delete", "drop"))),
         pace=draw(st.sampled_from(("full", "gentle"))),
         max_rows=draw(st.none() | st.integers(1, 5)),
         index=draw(st.booleans()),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -209,6 +210,17 @@ class Stage:
             if declared is not None:
                 found[name if self.scene.bare else f"{self.schema}.{name}"] = declared
         return found
+
+    @property
+    def is_mutual(self) -> bool:
+        """Whether rows of the policy's table take along, or keep, others of it."""
+        return any(self.edges[number].child == 0 for number, kind in self.kinds.items() if kind != "null")
+
+    @property
+    def partitions(self) -> Literal["drop", "delete"]:
+        """A partition that the policy names among the children is not dropped: the next run would not find it."""
+        named = any(edge.child == 0 and edge.child_leaf is not None for edge in self.edges)
+        return "delete" if named else self.scene.partitions
 
     @property
     def where(self) -> str | None:

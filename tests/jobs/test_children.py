@@ -8,13 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import estimates, holds, relations
+from db import estimates, holds, relations, trees
 from db.engine import Database
 from db.targets import Target
-from jobs import members
+from jobs import members, sweep, ways
 from jobs.catalog import jobs
 from jobs.life import Life
 from jobs.policies import Children, Policy
+from jobs.values import Values
 from tests.eventually import eventually
 from tests.ledger import accept, run, serve_to_the_end
 
@@ -31,12 +32,18 @@ async def parents(sql: asyncpg.Connection, count: int = 100) -> None:
 
 
 async def child(
-    sql: asyncpg.Connection, name: str, of: str = "p", *, rows: int = 200, on_delete: str = "NO ACTION"
+    sql: asyncpg.Connection,
+    name: str,
+    of: str = "p",
+    *,
+    rows: int = 200,
+    on_delete: str = "NO ACTION",
+    up: str = "(n + 1) / 2",
 ) -> None:
-    """A table that points to `of`, two rows to each of the first ones."""
+    """A table that points to `of`, two rows to each of the first ones, or the n-th row to `up`."""
     await sql.execute(
         f"CREATE TABLE {name} (id int PRIMARY KEY, up int REFERENCES {of} (id) ON DELETE {on_delete});"
-        f"INSERT INTO {name} SELECT n, (n + 1) / 2 FROM generate_series(1, {rows}) n; CREATE INDEX ON {name} (up);"
+        f"CREATE INDEX ON {name} (up); INSERT INTO {name} SELECT n, {up} FROM generate_series(1, {rows}) n;"
         f"ANALYZE {name}"
     )
 
@@ -194,6 +201,39 @@ async def test_two_tables_that_point_to_each_other(database: Database, sql: asyn
     assert (await count(sql, "p"), await count(sql, "c")) == (50, 50)
 
 
+async def test_of_rows_that_block_each_other_all_stay(database: Database, sql: asyncpg.Connection) -> None:
+    """By what hangs on them, so that no condition tells it beforehand; met in one batch they stay as in two.
+
+    Control: where all rows of a batch count as going, both pairs go.
+    """
+    await parents(sql, 8)
+    await child(sql, "c", rows=8)  # two of each of the parents 1 to 4
+    await sql.execute("ALTER TABLE p ADD best int REFERENCES c; CREATE INDEX ON p (best)")
+    await sql.execute("UPDATE p SET best = 8 WHERE id = 2; UPDATE p SET best = 4 WHERE id = 4")
+    await sql.execute("UPDATE p SET best = 4 WHERE id = 6")  # it goes, then nothing of it is left to block
+    result = await purge(database, {"c": "delete", "p": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (2, 2, False)
+    assert await count(sql, "c WHERE up IN (2, 4)") == 4
+
+
+async def test_rows_that_stay_are_counted_once_on_several_lanes(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of chunks of two rows the first fails, while another lane meets the last row alone.
+
+    Control: where a further lane counts, too, that row is counted again when it is walked again.
+    """
+    monkeypatch.setattr(ways, "SMALL_BLOCKS", 0)
+    monkeypatch.setattr(ways, "DENSE", 1000)
+    monkeypatch.setattr(Values, "first", 2)
+    monkeypatch.setattr(Values, "largest", 2)
+    await parents(sql, 8)
+    await child(sql, "c", rows=16)
+    await child(sql, "d", "c", rows=32)
+    result = await purge(database, {"c": "delete", "d": "block"}, pace="full")
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (0, 4, False)
+
+
 async def test_what_hangs_on_one_row_goes_in_many_transactions(database: Database, sql: asyncpg.Connection) -> None:
     await parents(sql, 4)
     await child(sql, "c", rows=8)
@@ -202,6 +242,89 @@ async def test_what_hangs_on_one_row_goes_in_many_transactions(database: Databas
     assert (result["purged"], result["children"], result["remaining"]) == (2, {"public.c": 59_905}, False)
     assert result["batches"] > 10
     assert (await count(sql, "p"), await count(sql, "c")) == (2, 4)
+
+
+MANY_TO_2 = "CASE WHEN n <= 8 THEN (n + 1) / 2 ELSE 2 END"
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows may go along with another in its transaction."""
+    monkeypatch.setattr(trees, "MOST", 3)
+    monkeypatch.setattr(sweep, "FIRST_DRAIN", 3)
+    monkeypatch.setattr(sweep, "LARGEST_DRAIN", 3)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("why", ["held", "blocked"])
+async def test_nothing_of_a_large_branch_goes_where_one_row_of_it_stays(
+    database: Database, sql: asyncpg.Connection, why: str
+) -> None:
+    """Control: without the look at all of it, the rows that are met before that one are gone."""
+    await parents(sql, 4)
+    await child(sql, "c", rows=40, up=MANY_TO_2)
+    await sql.execute("CREATE TABLE e (up int REFERENCES c)")
+    await child(sql, "d", "c", rows=80)
+    if why == "held":
+        await hold(database, "public.d", "id", "77")
+    else:
+        await sql.execute("INSERT INTO e VALUES (39)")
+    result = await purge(database, {"c": "delete", "d": "delete", "e": "block"})
+    assert (result["purged"], result["skipped"][why], result["remaining"]) == (1, 1, False)
+    assert (await count(sql, "p"), await count(sql, "c"), await count(sql, "d")) == (3, 38, 76)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("on_delete", ["NO ACTION", "RESTRICT", "NO ACTION DEFERRABLE INITIALLY DEFERRED", "CASCADE"])
+async def test_a_large_branch_whose_rows_are_reached_twice(
+    database: Database, sql: asyncpg.Connection, on_delete: str
+) -> None:
+    """A row that points to the parent and, by another foreign key, to one that is farther from it."""
+    await parents(sql, 4)
+    await child(sql, "c", rows=8, on_delete=on_delete)
+    await sql.execute(f"ALTER TABLE c ADD other int REFERENCES c ON DELETE {on_delete}; CREATE INDEX ON c (other)")
+    await sql.execute("INSERT INTO c SELECT n, CASE n WHEN 20 THEN 2 END, n - 1 FROM generate_series(9, 20) n")
+    await sql.execute("UPDATE c SET other = 4 WHERE id = 9")
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["children"], result["remaining"]) == (2, {"public.c": 16}, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (2, 4)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("on_delete", ["NO ACTION", "RESTRICT", "NO ACTION DEFERRABLE INITIALLY DEFERRED", "CASCADE"])
+async def test_a_circle_of_more_rows_than_one_batch_takes(
+    database: Database, sql: asyncpg.Connection, on_delete: str
+) -> None:
+    """It has no far end, and goes at once, when what hangs on it has gone."""
+    await parents(sql, 4)
+    await child(sql, "c", rows=8)
+    await sql.execute(f"ALTER TABLE c ADD other int REFERENCES c ON DELETE {on_delete}; CREATE INDEX ON c (other)")
+    await sql.execute(
+        "INSERT INTO c SELECT n, 2, n - 1 FROM generate_series(9, 20) n; UPDATE c SET other = 20 WHERE id = 4"
+    )
+    await sql.execute(
+        "UPDATE c SET other = 4 WHERE id = 9; INSERT INTO c SELECT n, NULL, 15 FROM generate_series(30, 49) n"
+    )
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["children"], result["remaining"]) == (2, {"public.c": 36}, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (2, 4)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"])
+@pytest.mark.parametrize("rows", [8, 40])
+async def test_a_trigger_that_keeps_children_keeps_their_parents(
+    database: Database, sql: asyncpg.Connection, rows: int, deferred: str
+) -> None:
+    """Control: where rows count as drained that are still there, the run never ends."""
+    await parents(sql, 4)
+    await child(sql, "c", rows=rows, on_delete=f"NO ACTION {deferred}", up=MANY_TO_2)
+    await sql.execute("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    await sql.execute("CREATE TRIGGER keep BEFORE DELETE ON c FOR EACH ROW WHEN (OLD.up = 2) EXECUTE FUNCTION keep()")
+    async with asyncio.timeout(30):
+        result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["skipped"]["blocked"]) == (1, 1)
+    assert (await count(sql, "p"), await count(sql, "c WHERE up = 2")) == (3, rows - 6)
 
 
 async def test_a_child_that_is_inserted_meanwhile_is_never_lost(database: Database, sql: asyncpg.Connection) -> None:

@@ -235,4 +235,9 @@ async def test_a_partition_that_nobody_purges_any_more_is_attached_again_by_the_
     await _detach_by_half(database, sql, "edge")
     await sql.execute("ALTER TABLE p RENAME TO renamed")
     await Lookout(database, Policies((), ()), metrics=Metrics(jobs=PAYLOADS, pulse=Pulse())).look()
-    assert await sql.fetchval("SELECT count(*) FROM pg_inherits WHERE NOT inhdetachpending") == 4
+    assert (
+        await sql.fetchval(
+            "SELECT count(*) FROM pg_inherits WHERE NOT inhdetachpending AND inhparent = 'renamed'::regclass"
+        )
+        == 4
+    )

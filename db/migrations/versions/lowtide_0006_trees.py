@@ -28,11 +28,11 @@ AS $function$
 $function$
 """
 
-# What points to given rows of one relation, by one foreign key: at most `most` rows, locked.
+# What points to given rows of one relation, by one foreign key: at most `most` rows (null: all), locked where `locked`.
 # `but` are rows that are known already.
 POINTING = """
 CREATE FUNCTION lowtide.pointing(
-    edge jsonb, relation oid, places tid[], most bigint, but_relations oid[], but_places tid[],
+    edge jsonb, relation oid, places tid[], most bigint, but_relations oid[], but_places tid[], locked boolean,
     OUT relations oid[], OUT pointers tid[]
 )
 LANGUAGE plpgsql
@@ -41,19 +41,22 @@ BEGIN
     EXECUTE format(
         'SELECT coalesce(array_agg(r), ''{}''), coalesce(array_agg(t), ''{}'') FROM ('
         'SELECT c.tableoid AS r, c.ctid AS t FROM %s c JOIN ONLY %s p ON %s WHERE p.ctid = ANY($1) %s '
-        'LIMIT $2 FOR UPDATE OF c) pointing',
+        'LIMIT $2 %s) pointing',
         edge ->> 'child', relation::regclass, edge ->> 'joined',
         CASE WHEN (edge ->> 'again')::boolean THEN
             'AND NOT EXISTS (SELECT FROM unnest($3, $4) but (r, t) WHERE but.r = c.tableoid AND but.t = c.ctid)'
-        END
+        END,
+        CASE WHEN locked THEN 'FOR UPDATE OF c' END
     ) INTO relations, pointers USING places, most, but_relations, but_places;
 END
 $function$
 """
 
-# Whether one of the rows is held, or kept by a row of another table that does not go itself: 'held', 'blocked' or null.
+# Whether one of the rows is held, or kept by a row that does not go itself: 'held', 'blocked' or null. The first
+# `roots` are of the purged table. Where those are several, none of them counts as going: of two that keep each other
+# both stay, whether they are met in one batch or in two.
 KEPT = """
-CREATE FUNCTION lowtide.kept(tree jsonb, relations oid[], places tid[]) RETURNS text
+CREATE FUNCTION lowtide.kept(tree jsonb, roots integer, relations oid[], places tid[]) RETURNS text
 LANGUAGE plpgsql
 AS $function$
 DECLARE
@@ -63,6 +66,7 @@ DECLARE
     edge jsonb;
     condition text;
     stays boolean;
+    going integer := CASE WHEN roots > 1 THEN roots + 1 ELSE 1 END;
 BEGIN
     FOR relation IN SELECT DISTINCT unnest(relations) LOOP
         family := lowtide.above(relation);
@@ -82,7 +86,7 @@ BEGIN
                 'SELECT EXISTS (SELECT FROM %s c JOIN ONLY %s p ON %s WHERE p.ctid = ANY($1) AND NOT EXISTS ('
                 'SELECT FROM unnest($2, $3) going (r, t) WHERE going.r = c.tableoid AND going.t = c.ctid))',
                 edge ->> 'child', relation::regclass, edge ->> 'joined'
-            ) INTO stays USING here, relations, places;
+            ) INTO stays USING here, relations[going:], places[going:];
             IF stays THEN
                 RETURN 'blocked';
             END IF;
@@ -115,7 +119,8 @@ $function$
 #
 # The rows are locked first, FOR UPDATE: from then on nobody can point to them. What points to them is looked for in
 # statements that begin later, and so see all that was committed before the lock. More than `most` rows, or one that
-# must stay among them, raise LT413, and the caller tries with fewer; a single row with one that must stay is counted.
+# must stay among them, raise LT413, and the caller tries with fewer; a single row with one that must stay is counted
+# where `counters` has a name for that.
 PURGE_TREE = """
 CREATE FUNCTION lowtide.purge_tree(chosen text, args text[], root oid, tree jsonb, most bigint) RETURNS bigint
 LANGUAGE plpgsql
@@ -138,7 +143,7 @@ DECLARE
     edge jsonb;
     why text;
     counted jsonb := '{}';
-    gone bigint;
+    gone bigint;  -- of leaves
 BEGIN
     EXECUTE chosen INTO roots USING args;
     PERFORM set_config('lowtide.counted', '{}', true);
@@ -170,7 +175,8 @@ BEGIN
                     END IF;
                 ELSE
                     pointing := lowtide.pointing(
-                        edge, relation, here, most - along + 1, relations || fresh_relations, places || fresh_places
+                        edge, relation, here, most - along + 1, relations || fresh_relations, places || fresh_places,
+                        true
                     );
                     fresh_relations := fresh_relations || pointing.relations;
                     fresh_places := fresh_places || pointing.pointers;
@@ -188,9 +194,9 @@ BEGIN
         places := places || fresh_places;
     END LOOP;
 
-    why := lowtide.kept(tree, relations, places);
+    why := lowtide.kept(tree, cardinality(roots), relations, places);
     IF why IS NOT NULL THEN
-        IF cardinality(roots) > 1 THEN
+        IF cardinality(roots) > 1 OR tree -> 'counters' = '{}' THEN
             RAISE EXCEPTION 'one of these stays' USING ERRCODE = 'LT413';
         END IF;
         PERFORM set_config('lowtide.counted', jsonb_build_object(tree -> 'counters' ->> why, 1)::text, true);
@@ -208,25 +214,7 @@ BEGIN
         GET DIAGNOSTICS gone = ROW_COUNT;
         counted := lowtide.added(counted, jsonb_build_object(edge ->> 'name', gone));
     END LOOP;
-    IF tree -> 'depths' = 'null' THEN
-        gone := lowtide.delete_at_once(tree, root, cardinality(roots), relations, places, counted);
-        RETURN gone;
-    END IF;
-    FOR relation IN
-        SELECT r FROM (SELECT DISTINCT r FROM unnest(relations[cardinality(roots) + 1:]) r) going
-        ORDER BY (SELECT max(value::integer) FROM jsonb_each_text(tree -> 'depths')
-                  WHERE key::oid = ANY(lowtide.above(r))) DESC
-    LOOP
-        here := ARRAY(
-            SELECT t FROM unnest(relations[cardinality(roots) + 1:], places[cardinality(roots) + 1:]) going (r, t)
-            WHERE r = relation
-        );
-        counted := lowtide.delete_places(tree, relation, here, counted);
-    END LOOP;
-    PERFORM set_config('lowtide.counted', counted::text, true);
-    EXECUTE format('DELETE FROM ONLY %s WHERE ctid = ANY($1)', root::regclass) USING roots;
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    RETURN gone;
+    RETURN lowtide.delete_going(tree, root, cardinality(roots), relations, places, counted);
 END
 $function$
 """
@@ -247,13 +235,14 @@ BEGIN
     SELECT 'WITH ' || string_agg(format(
                'd%1$s AS (DELETE FROM ONLY %2$s WHERE ctid = ANY(%3$L::tid[]) RETURNING 1)', number, r::regclass, t
            ), ', ')
-           || ' SELECT (SELECT count(*) FROM d1), jsonb_build_object('
+           || ' SELECT ' || coalesce(max(format('(SELECT count(*) FROM d%s)', number)) FILTER (WHERE is_root), '0')
+           || ', jsonb_build_object('
            || coalesce(string_agg(format('%L, (SELECT count(*) FROM d%s)', number, number), ', ')
-                       FILTER (WHERE number > 1), '')
+                       FILTER (WHERE NOT is_root), '')
            || ')'
     INTO statement
     FROM (
-        SELECT row_number() OVER (ORDER BY NOT is_root, r) AS number, r, array_agg(t) AS t
+        SELECT row_number() OVER (ORDER BY NOT is_root, r) AS number, is_root, r, array_agg(t) AS t
         FROM unnest(relations, places) WITH ORDINALITY going (r, t, place), LATERAL (SELECT place <= roots) x (is_root)
         GROUP BY is_root, r
     ) parts;
@@ -278,78 +267,179 @@ END
 $function$
 """
 
-# Of a row that more hangs on than one transaction may take: at most `most` rows that nothing points to, from the far
-# end. Counts them by their tables, and all of them as `drained`.
+# Deletes rows that nothing else points to, those that are farthest from the root first. The first `roots` of the places
+# are rows of the relation `root`: returns how many of those went. The others are counted in lowtide.counted.
+DELETE_GOING = """
+CREATE FUNCTION lowtide.delete_going(
+    tree jsonb, root oid, roots integer, relations oid[], places tid[], counted jsonb
+) RETURNS bigint
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    relation oid;
+    here tid[];
+    gone bigint := 0;
+BEGIN
+    IF tree -> 'depths' = 'null' THEN
+        RETURN lowtide.delete_at_once(tree, root, roots, relations, places, counted);
+    END IF;
+    FOR relation IN
+        SELECT r FROM (SELECT DISTINCT r FROM unnest(relations[roots + 1:]) r) going
+        ORDER BY (SELECT max(value::integer) FROM jsonb_each_text(tree -> 'depths')
+                  WHERE key::oid = ANY(lowtide.above(r))) DESC
+    LOOP
+        here := ARRAY(SELECT t FROM unnest(relations[roots + 1:], places[roots + 1:]) going (r, t) WHERE r = relation);
+        counted := lowtide.delete_places(tree, relation, here, counted);
+    END LOOP;
+    PERFORM set_config('lowtide.counted', counted::text, true);
+    IF roots > 0 THEN
+        EXECUTE format('DELETE FROM ONLY %s WHERE ctid = ANY($1)', root::regclass) USING places[1:roots];
+        GET DIAGNOSTICS gone = ROW_COUNT;
+    END IF;
+    RETURN gone;
+END
+$function$
+"""
+
+# What hangs on given rows, those included, in the order in which it is found: at most `most` rows of each generation
+# (null: all).
+BRANCH = """
+CREATE FUNCTION lowtide.branch(
+    tree jsonb, most bigint, locked boolean, INOUT relations oid[], INOUT places tid[]
+)
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    known integer := 0;
+    fresh_relations oid[];
+    fresh_places tid[];
+    pointing record;
+    relation oid;
+    family oid[];
+    here tid[];
+    edge jsonb;
+BEGIN
+    WHILE known < cardinality(places) LOOP
+        fresh_relations := '{}';
+        fresh_places := '{}';
+        FOR relation IN SELECT DISTINCT unnest(relations[known + 1:]) LOOP
+            family := lowtide.above(relation);
+            here := ARRAY(
+                SELECT t FROM unnest(relations[known + 1:], places[known + 1:]) going (r, t) WHERE r = relation
+            );
+            FOR edge IN
+                SELECT value FROM jsonb_array_elements(tree -> 'edges')
+                WHERE (value ->> 'deletes')::boolean AND (value ->> 'parent')::oid = ANY(family)
+            LOOP
+                CONTINUE WHEN cardinality(fresh_places) >= most;
+                pointing := lowtide.pointing(
+                    edge, relation, here, most - cardinality(fresh_places), relations || fresh_relations,
+                    places || fresh_places, locked
+                );
+                fresh_relations := fresh_relations || pointing.relations;
+                fresh_places := fresh_places || pointing.pointers;
+            END LOOP;
+        END LOOP;
+        known := cardinality(places);
+        relations := relations || fresh_relations;
+        places := places || fresh_places;
+    END LOOP;
+END
+$function$
+"""
+
+# Why the row that `chosen` returns the place of must stay, with all that hangs on it, however much that is: 'held',
+# 'blocked', or null. Looked at before the first part of it is deleted. Locks the row itself alone.
+STAYS = """
+CREATE FUNCTION lowtide.stays(chosen text, args text[], root oid, tree jsonb) RETURNS text
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    roots tid[];
+    branch record;
+BEGIN
+    EXECUTE chosen INTO roots USING args;
+    branch := lowtide.branch(tree, NULL, false, array_fill(root, ARRAY[cardinality(roots)]), roots);
+    RETURN lowtide.kept(tree, cardinality(roots), branch.relations, branch.places);
+END
+$function$
+"""
+
+# The part of the rows that nothing outside of the part points to: those can go, and the others stay.
+CLOSED = """
+CREATE FUNCTION lowtide.closed(tree jsonb, INOUT relations oid[], INOUT places tid[])
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    before integer;
+    relation oid;
+    family oid[];
+    here tid[];
+    edge jsonb;
+BEGIN
+    LOOP
+        before := cardinality(places);
+        FOR relation IN SELECT DISTINCT unnest(relations) LOOP
+            family := lowtide.above(relation);
+            FOR edge IN
+                SELECT value FROM jsonb_array_elements(tree -> 'edges')
+                WHERE (value ->> 'deletes')::boolean AND (value ->> 'parent')::oid = ANY(family)
+            LOOP
+                EXECUTE format(
+                    'SELECT coalesce(array_agg(p.ctid), ''{}'') FROM ONLY %s p WHERE p.ctid = ANY($1) AND EXISTS ('
+                    'SELECT FROM %s c WHERE %s AND NOT EXISTS ('
+                    'SELECT FROM unnest($2, $3) going (r, t) WHERE going.r = c.tableoid AND going.t = c.ctid))',
+                    relation::regclass, edge ->> 'child', edge ->> 'joined'
+                ) INTO here USING
+                    ARRAY(SELECT t FROM unnest(relations, places) going (r, t) WHERE r = relation), relations, places;
+                SELECT coalesce(array_agg(r), '{}'), coalesce(array_agg(t), '{}') INTO relations, places
+                FROM unnest(relations, places) going (r, t) WHERE r <> relation OR t <> ALL(here);
+            END LOOP;
+        END LOOP;
+        EXIT WHEN cardinality(places) = before;
+    END LOOP;
+END
+$function$
+"""
+
+# Of a row that more hangs on than one transaction may take: at most `most` rows of it that nothing else points to, from
+# the far end. Counts them by their tables, and all of them as `drained`: 0 where there are none among those that were
+# looked at, as they point to each other in a large circle.
 DRAIN_TREE = """
 CREATE FUNCTION lowtide.drain_tree(chosen text, args text[], root oid, tree jsonb, most bigint) RETURNS bigint
 LANGUAGE plpgsql
 AS $function$
 DECLARE
     roots tid[];
-    relations oid[];
-    places tid[];
-    front_relations oid[];
-    front_places tid[];
-    next_relations oid[];
-    next_places tid[];
-    pointing record;
-    relation oid;
-    family oid[];
-    here tid[];
-    edge jsonb;
+    branch record;
+    going record;
+    first integer;
     why text;
-    counted jsonb := '{}';
+    counted jsonb;
 BEGIN
     EXECUTE chosen INTO roots USING args;
     PERFORM set_config('lowtide.counted', '{"drained": 0}', true);
     IF cardinality(roots) = 0 THEN
         RETURN 0;
     END IF;
-    relations := array_fill(root, ARRAY[cardinality(roots)]);
-    places := roots;
-    next_relations := relations;
-    next_places := places;
-    WHILE cardinality(next_places) > 0 LOOP
-        front_relations := next_relations;
-        front_places := next_places;
-        next_relations := '{}';
-        next_places := '{}';
-        FOR relation IN SELECT DISTINCT unnest(front_relations) LOOP
-            family := lowtide.above(relation);
-            here := ARRAY(SELECT t FROM unnest(front_relations, front_places) going (r, t) WHERE r = relation);
-            FOR edge IN
-                SELECT value FROM jsonb_array_elements(tree -> 'edges')
-                WHERE (value ->> 'deletes')::boolean AND (value ->> 'parent')::oid = ANY(family)
-            LOOP
-                CONTINUE WHEN cardinality(next_places) >= most;
-                pointing := lowtide.pointing(
-                    edge, relation, here, most - cardinality(next_places), relations || next_relations,
-                    places || next_places
-                );
-                next_relations := next_relations || pointing.relations;
-                next_places := next_places || pointing.pointers;
-            END LOOP;
-        END LOOP;
-        relations := relations || next_relations;
-        places := places || next_places;
-    END LOOP;
-    IF cardinality(places) = cardinality(roots) THEN
-        RETURN 0;
-    END IF;
-    why := lowtide.kept(tree, relations, places);
+    branch := lowtide.branch(tree, most, true, array_fill(root, ARRAY[cardinality(roots)]), roots);
+    why := lowtide.kept(tree, cardinality(roots), branch.relations, branch.places);
     IF why IS NOT NULL THEN
         PERFORM set_config(
             'lowtide.counted', jsonb_build_object('drained', 0, tree -> 'counters' ->> why, 1)::text, true
         );
         RETURN 0;
     END IF;
-    FOR relation IN SELECT DISTINCT unnest(front_relations) LOOP
-        here := ARRAY(SELECT t FROM unnest(front_relations, front_places) going (r, t) WHERE r = relation);
-        counted := lowtide.delete_places(tree, relation, here, counted);
-    END LOOP;
-    PERFORM set_config(
-        'lowtide.counted', (counted || jsonb_build_object('drained', cardinality(front_places)))::text, true
-    );
+    first := greatest(cardinality(roots), cardinality(branch.places) - most) + 1;
+    going := lowtide.closed(tree, branch.relations[first:], branch.places[first:]);
+    IF cardinality(going.places) = 0 THEN
+        RETURN 0;
+    END IF;
+    PERFORM lowtide.delete_going(tree, root, 0, going.relations, going.places, '{}');
+    counted := current_setting('lowtide.counted')::jsonb;
+    PERFORM set_config('lowtide.counted', (counted || jsonb_build_object(
+        'drained', (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(counted))
+    ))::text, true);
     RETURN 0;
 END
 $function$
@@ -357,6 +447,8 @@ $function$
 
 
 def upgrade() -> None:
-    statements = (ABOVE, POINTING, KEPT, DELETE_PLACES, DELETE_AT_ONCE, PURGE_TREE, DRAIN_TREE)
+    rows = (ABOVE, POINTING, BRANCH, KEPT, CLOSED)
+    deletes = (DELETE_PLACES, DELETE_AT_ONCE, DELETE_GOING)
+    statements = (*rows, *deletes, PURGE_TREE, DRAIN_TREE, STAYS)
     for statement in (*statements, "REVOKE ALL ON ALL ROUTINES IN SCHEMA lowtide FROM PUBLIC"):
         op.get_bind().exec_driver_sql(statement)
