@@ -24,6 +24,7 @@ class Reference:
     parent_columns: Sequence[str]
     on_delete: str
     partitioned: bool
+    acts: bool  # whether the child has triggers of its own for DELETE
 
     @property
     def relation(self) -> str:
@@ -44,10 +45,13 @@ class Reference:
         return " AND ".join(f"{child}.{quoted(column)} = {parent}.{quoted(key)}" for column, key in pairs)
 
 
+# DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
 ALL = """
     SELECT c.conname AS constraint, c.conrelid::bigint AS child, c.confrelid::bigint AS parent, n.nspname AS schema,
            t.relname AS table, c.confdeltype::text AS on_delete, t.relkind = 'p' AS partitioned,
+           EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.conrelid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal
+                   AND g.tgenabled <> 'D') AS acts,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.conkey) WITH ORDINALITY k (number, place)
             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number) AS columns,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.confkey) WITH ORDINALITY k (number, place)
