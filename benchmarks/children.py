@@ -48,7 +48,9 @@ EVENTS = """
     INSERT INTO public.event SELECT '2020-01-01'::timestamptz + n * interval '1 s', 'What happened: ' || n
     FROM generate_series(1, {rows}) n; CREATE INDEX ON public.event (at); ANALYZE public.event
 """
-EVENTS_POLICY = Policy("events", Target("public", "event", "at"), timedelta(days=365), pace=FULL_PACE, max_share=1)
+EVENTS_POLICY = Policy(
+    "events", Target("public", "event", "at"), timedelta(days=365), pace=FULL_PACE, max_share=1, vacuum_share=None
+)
 ALONE = """
     SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::bigint::oid AND mode = 'AccessExclusiveLock' AND granted)
 """

@@ -29,8 +29,10 @@ class Stage:
         """The seeded tables in a database of their own, flushed, gone afterwards."""
         name = f"clone_{next(_numbers)}"
         await _execute(self.postgres, f"CREATE DATABASE {name} TEMPLATE {self.template} STRATEGY FILE_COPY")
-        await _execute(self.postgres, "CHECKPOINT")
         database = engine.connect(self.postgres.url_of(name))
+        async with database.autocommit() as connection:  # a copy has the statistics, and not when they were made
+            await connection.execute("ANALYZE")
+        await _execute(self.postgres, "CHECKPOINT")
         try:
             yield database
         finally:

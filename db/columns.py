@@ -4,11 +4,11 @@ Nothing goes early. A date is over when its day is, by the policy's timezone. Of
 hour that a clock shows twice may wait up to an hour longer.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
 
+from db.refusals import Refused
 from db.targets import BIGINT, PER_SECOND, TIMESTAMPTZ, Eligible, Target, literal
 
 INTEGERS = ("smallint", "integer", "bigint")
@@ -29,14 +29,8 @@ BEFORE = {
 }
 
 
-@dataclass(frozen=True)
-class UnfitColumn(Exception):
+class UnfitColumn(Refused):
     """The column is not there, or has a type that no age can be told from."""
-
-    told: str
-
-    def __str__(self) -> str:
-        return self.told
 
 
 async def eligible(connection: asyncpg.Connection, target: Target, *, cutoff: datetime) -> Eligible:

@@ -185,13 +185,22 @@ async def open_connection(
         # The URL's own application_name wins: asyncpg merges the URL's settings below the ones given here.
         server_settings=None if "application_name=" in address.dsn else {"application_name": application_name},
     )
-    _keep_alive(connection)
-    await connection.execute(_settings(SESSION), timeout=address.connect_timeout_s)
-    with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
-        await connection.execute("SET client_connection_check_interval = '500ms'")
-    if connection.get_server_version() >= (17,):
-        await connection.execute("SET transaction_timeout = 0")
+    try:
+        _keep_alive(connection)
+        await connection.execute(_settings(SESSION), timeout=address.connect_timeout_s)
+        with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform of the server
+            await connection.execute("SET client_connection_check_interval = '500ms'")
+        if connection.get_server_version() >= (17,):
+            await connection.execute("SET transaction_timeout = 0")
+    except BaseException:  # cancelled meanwhile, most likely: nobody else knows of it
+        connection.terminate()
+        raise
     return connection
+
+
+async def open_bare(address: Address) -> asyncpg.Connection:
+    """With nothing set and nothing prepared: for a look at what lies between us and the server."""
+    return await asyncpg.connect(address.dsn, timeout=address.connect_timeout_s, statement_cache_size=0)
 
 
 def _keep_alive(connection: asyncpg.Connection) -> None:

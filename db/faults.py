@@ -6,16 +6,12 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
+from db.refusals import Conflict
+
 UNFIT = {"22P02", "22P05", "22021", "22003", "22023", "54000", "54001"}
+HOLDS_CHANGED = "LT411"  # of lowtide.under_holds: nothing of the batch stands, and new statements know the new holds
+BLOCKED = {"23503", "23001"}  # another table refers to the row
 NOT_MIGRATED = {"3F000", "42P01", "42883"}  # no such schema, table, function
-
-
-class Conflict(Exception):
-    """A run of this id exists already, with another job or payload. The first one stands."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f'run "{run_id}" exists already, with another job or payload; the first one stands')
-        self.run_id = run_id
 
 
 class RunFenced(Exception):
@@ -50,7 +46,8 @@ def translated(run_id: str) -> Iterator[None]:
     except (DBAPIError, asyncpg.PostgresError) as exc:
         match sqlstate(exc):
             case "LT409":
-                raise Conflict(run_id) from exc
+                told = f'run "{run_id}" exists already, with another job or payload; the first one stands'
+                raise Conflict(told, ids=[run_id]) from exc
             case "LT410":
                 raise RunFenced(run_id) from exc
         raise

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from db.faults import server_message
+from db.refusals import Refused
 from db.targets import literal, quoted
 
 # Up to so many holds, their values are hashed anew for each statement: 0.2 µs each, and 50 ns a row. Beyond, that alone
@@ -24,7 +25,7 @@ TEXT_OF = {
 }
 
 
-class HoldUnclear(Exception):
+class HoldUnclear(Refused):
     """A hold is over a column that is gone, or holds a value that the column's type can't be: no row is safe."""
 
 
@@ -106,7 +107,14 @@ async def columns(connection: asyncpg.Connection, relations: Sequence[str]) -> H
 
     Raises HoldUnclear, and the server's UndefinedTable.
     """
-    rows = await connection.fetch(PAIRS, relations)
+    try:
+        rows = await connection.fetch(PAIRS, relations)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        role = quoted(await connection.fetchval("SELECT current_user"))
+        raise HoldUnclear(
+            f"which rows are held can't be seen: {server_message(exc)}. Nothing was deleted. GRANT SELECT ON "
+            f"lowtide.hold TO {role}; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO {role};"
+        ) from exc
     homes: dict[tuple[int, str], list[int]] = {}
     for row in rows:
         for pair in row["pairs"]:

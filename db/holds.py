@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import audit
 from db.faults import sqlstate
+from db.refusals import Refused
 from db.targets import quoted
 
 LOCK_TIMEOUT_S = 10  # batches last tens of milliseconds; so long waits only who meets one that hangs
@@ -25,7 +26,7 @@ KINDS = {"f": "a foreign table", "v": "a view", "m": "a materialized view", "i":
 NO_VALUE = ("22", "23514", "23502")
 
 
-class HoldRefused(Exception):
+class HoldRefused(Refused):
     """The hold can't be placed or released as asked: nothing was changed."""
 
 

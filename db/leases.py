@@ -75,7 +75,8 @@ RENEW = text("""
 """)
 FREEZE = text("""
     UPDATE lowtide.run
-    SET cutoff = coalesce(cutoff, created_at - CAST(:keep AS interval)), policy = :policy, target = :target,
+    SET cutoff = coalesce(cutoff, CAST(:cutoff AS timestamptz), created_at - CAST(:keep AS interval)),
+        policy = :policy, target = :target,
         pace = coalesce(pace, :pace), max_rows = coalesce(max_rows, :max_rows),
         max_seconds = coalesce(max_seconds, :max_seconds)
     WHERE id = :id AND lease_token = :token AND state = 'running'
@@ -128,6 +129,7 @@ PUT_BACK = text("""
         wait_reason = CASE requested_action WHEN 'pause' THEN 'paused by an operator' WHEN 'cancel' THEN NULL
                                             ELSE :wait_reason END,
         attempt = CASE WHEN batches > :batches_at_claim THEN 1 ELSE attempt + :attempts END,
+        counters = lowtide.added(counters, CAST(:counted AS jsonb)),
         error = coalesce(CAST(:error AS jsonb), error)
     WHERE id = :id AND lease_token = :token AND state = 'running'
     RETURNING state
@@ -172,13 +174,20 @@ async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> str
 
 
 async def freeze(
-    session: AsyncSession, claim: Claim, *, keep: timedelta, policy: str, target: str, wishes: Wishes
+    session: AsyncSession,
+    claim: Claim,
+    *,
+    keep: timedelta,
+    policy: str,
+    target: str,
+    wishes: Wishes,
+    cutoff: datetime | None = None,
 ) -> tuple[datetime, Wishes]:
     """Store and return the cutoff and the wishes; what stands there already stands.
 
-    The cutoff is `keep` before the run was created, by the database's clock.
+    The cutoff is the given one (an approved plan's), or `keep` before the run was created, by the database's clock.
     """
-    values = {"keep": keep, "policy": policy, "target": target, **asdict(wishes)}
+    values = {"keep": keep, "cutoff": cutoff, "policy": policy, "target": target, **asdict(wishes)}
     row = await _held(session, FREEZE, claim, values)
     facts = _facts(row._asdict())
     return facts["cutoff"], facts["wishes"]
@@ -234,13 +243,15 @@ async def put_back(
     delay: timedelta = timedelta(0),
     wait_reason: str | None = None,
     error: dict[str, Any] | None = None,
+    counted: Mapping[str, int] | None = None,
 ) -> str:
     """Back to `queued` with the cursor kept, or to what an operator has asked for; return the state.
 
-    With an `error` it has cost an attempt; where it got on since its claim, the first one.
+    With an `error` it has cost an attempt; where it got on since its claim, the first one. `counted` is added to the
+    counters.
     """
     values = {"delay": delay, "wait_reason": wait_reason, "error": as_jsonb(error), "attempts": int(error is not None)}
-    values |= {"batches_at_claim": claim.batches}
+    values |= {"batches_at_claim": claim.batches, "counted": json.dumps(counted or {})}
     row = await _held(session, PUT_BACK, claim, values)
     state: str = row.state
     return state

@@ -1,18 +1,36 @@
 """The tables as SQLModel sees them. The migrations make them; a test holds the two together."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, ForeignKey, Identity, Text, func
+from sqlalchemy import BigInteger, Column, DateTime, Dialect, ForeignKey, Identity, Text, TypeDecorator, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from db.refusals import NaiveDatetime
+
+
+class Timestamptz(TypeDecorator[datetime]):
+    """A timestamptz. What has no time zone is refused: the driver would take it for the zone of this computer."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
+        if value is not None and value.utcoffset() is None:
+            raise NaiveDatetime("datetime")
+        return value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - as above
+        """The driver gives `infinity` without a zone."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
 def _instant(*, default: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field() is typed as Any
     """A timestamptz column; with `default`, the database's clock fills it in."""
     if default:
-        return Column(DateTime(timezone=True), nullable=False, server_default=func.now())
-    return Column(DateTime(timezone=True), nullable=True)
+        return Column(Timestamptz, nullable=False, server_default=func.now())
+    return Column(Timestamptz, nullable=True)
 
 
 def _id() -> Any:  # noqa: ANN401 - as above
@@ -27,8 +45,14 @@ def _text(*, nullable: bool = False, default: str | None = None) -> Any:  # noqa
     return Column(Text, nullable=nullable, server_default=default)
 
 
+# Named, so that a service's own search_path can't lead to other tables than the jobs maintain.
+PUBLIC = {"schema": "public"}
+
+
 class Worker(SQLModel, table=True):
     """An actor: a person or agent who owns projects and creates tasks. Not a process."""
+
+    __table_args__ = PUBLIC
 
     id: int | None = Field(default=None, sa_column=_id())
     name: str = Field(sa_column=_text())
@@ -36,22 +60,26 @@ class Worker(SQLModel, table=True):
 
 
 class Project(SQLModel, table=True):
+    __table_args__ = PUBLIC
+
     id: int | None = Field(default=None, sa_column=_id())
     name: str = Field(sa_column=_text())
-    owner_id: int = Field(sa_column=_reference("worker.id"))
+    owner_id: int = Field(sa_column=_reference("public.worker.id"))
     archived_at: datetime | None = Field(default=None, sa_column=_instant())
     created_at: datetime | None = Field(default=None, sa_column=_instant(default=True))
     updated_at: datetime | None = Field(default=None, sa_column=_instant(default=True))
 
 
 class Task(SQLModel, table=True):
+    __table_args__ = PUBLIC
+
     id: int | None = Field(default=None, sa_column=_id())
     title: str = Field(sa_column=_text())
     description: str | None = Field(default=None, sa_column=_text(nullable=True))
     status: str = Field(default="pending", sa_column=_text(default="pending"))
     priority: str = Field(default="medium", sa_column=_text(default="medium"))
-    project_id: int = Field(sa_column=_reference("project.id"))
-    created_by_id: int = Field(sa_column=_reference("worker.id"))
+    project_id: int = Field(sa_column=_reference("public.project.id"))
+    created_by_id: int = Field(sa_column=_reference("public.worker.id"))
     created_at: datetime | None = Field(default=None, sa_column=_instant(default=True))
     updated_at: datetime | None = Field(default=None, sa_column=_instant(default=True))
     deleted_at: datetime | None = Field(default=None, sa_column=_instant())

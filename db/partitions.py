@@ -13,6 +13,7 @@ from db.targets import Eligible, literal, quoted
 
 NAMED = "partition "  # of the names of counters
 OLD_TRANSACTION = "1 minute"
+LONGEST_WAIT = "10 minutes"  # of a DETACH, for others' transactions
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,13 @@ class Partition:
     oid: int
     name: str
     parent: str
+    parent_oid: int
     bound: str  # FOR VALUES …
 
 
 @dataclass(frozen=True)
 class Detaching:
-    """A partition that was on its way out when its run ended. `state`: attached, pending, detached, gone."""
+    """A partition that was on its way out when its run ended. `state`: waiting, attached, pending, detached, gone."""
 
     partition: Partition
     checks: list[str]
@@ -39,7 +41,8 @@ class Detaching:
 # rule, no foreign key, no publication. DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 DROPPABLE = """
     SELECT c.oid::bigint AS oid, format('%I.%I', cn.nspname, c.relname) AS name,
-           format('%I.%I', pn.nspname, p.relname) AS parent, pg_get_expr(c.relpartbound, c.oid) AS bound
+           format('%I.%I', pn.nspname, p.relname) AS parent, p.oid::bigint AS parent_oid,
+           pg_get_expr(c.relpartbound, c.oid) AS bound
     FROM pg_class c JOIN pg_namespace cn ON cn.oid = c.relnamespace
     JOIN pg_inherits h ON h.inhrelid = c.oid AND NOT h.inhdetachpending
     JOIN pg_class p ON p.oid = h.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
@@ -53,7 +56,8 @@ DROPPABLE = """
           SELECT FROM pg_trigger g
           WHERE g.tgrelid = c.oid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal AND g.tgenabled <> 'D')
       AND NOT EXISTS (
-          SELECT FROM pg_constraint f WHERE f.contype = 'f' AND f.confrelid = ANY(lowtide.above(c.oid)))
+          SELECT FROM pg_constraint f WHERE f.contype = 'f'
+            AND (f.confrelid = ANY(lowtide.above(c.oid)) OR f.conrelid = c.oid))
       AND NOT EXISTS (
           SELECT FROM pg_publication b WHERE b.puballtables
           UNION ALL SELECT FROM pg_publication_rel r WHERE r.prrelid = ANY(lowtide.above(c.oid))
@@ -65,30 +69,39 @@ UPPER = """
     SELECT CASE WHEN upper <> 'MAXVALUE' THEN {upper} <= {before} ELSE false END
     FROM (SELECT (regexp_match($1::text, ' TO \\(''?([^'')]*)''?\\)$'))[1] AS upper) bound
 """
-# Who reads or writes it, and has for long: detaching would wait for the end of that transaction.
+# Who reads or writes it, and has for long: detaching would wait for the end of that transaction. Prepared transactions
+# have no process, and of other roles' sessions one may not be told since when: those count as long.
 IN_USE = """
     SELECT EXISTS (
-        SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-        WHERE l.relation = ANY(lowtide.above($1::oid)) AND l.pid <> pg_backend_pid()
-          AND a.xact_start < now() - $2::text::interval
+        SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+        WHERE l.relation = ANY(lowtide.above($1::oid)) AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND coalesce(a.xact_start < now() - $2::text::interval, true)
     )
 """
 NOTE = """
-    INSERT INTO lowtide.detaching (partition, partition_name, parent, bound, checks, run)
-    SELECT $1::bigint::oid, $2, $3, $4,
-           ARRAY(SELECT conname::text FROM pg_constraint WHERE conrelid = $1::bigint::oid AND contype = 'c'), $5
-    ON CONFLICT (partition) DO NOTHING
+    INSERT INTO lowtide.detaching (partition, partition_name, parent, parent_name, bound, checks, run)
+    SELECT $1::bigint::oid, $2, $3::bigint::oid, $4, $5,
+           ARRAY(SELECT conname::text FROM pg_constraint WHERE conrelid = $1::bigint::oid AND contype = 'c'), $6
+    ON CONFLICT (partition) DO UPDATE SET run = excluded.run, begun_at = excluded.begun_at
 """
-# By the parent's name: of the table itself, or of one of its partitioned partitions.
+# Of the table itself, or of one of its partitioned partitions, however they are called by now; or of all tables. What a
+# run is at work on is its own affair. One that is attached may have a DETACH of a worker that is gone before it, which
+# waits no longer than LONGEST_WAIT.
 NOTED = """
-    SELECT d.partition::bigint AS oid, d.partition_name AS name, d.parent, d.bound, d.checks,
-           CASE WHEN c.oid IS NULL THEN 'gone' WHEN h.inhrelid IS NULL THEN 'detached'
-                WHEN h.inhdetachpending THEN 'pending' ELSE 'attached' END AS state
+    SELECT d.partition::bigint AS oid, coalesce(format('%I.%I', n.nspname, c.relname), d.partition_name) AS name,
+           coalesce(format('%I.%I', o.nspname, p.relname), d.parent_name) AS parent, d.parent::bigint AS parent_oid,
+           d.bound, d.checks,
+           CASE WHEN c.oid IS NULL OR p.oid IS NULL THEN 'gone' WHEN h.inhrelid IS NULL THEN 'detached'
+                WHEN h.inhdetachpending THEN 'pending' WHEN d.begun_at < now() - $2::text::interval THEN 'attached'
+                ELSE 'waiting' END AS state
     FROM lowtide.detaching d
-    JOIN pg_class p ON p.oid = to_regclass(d.parent)
-    LEFT JOIN pg_class c ON c.oid = d.partition
+    LEFT JOIN pg_class p ON p.oid = d.parent LEFT JOIN pg_namespace o ON o.oid = p.relnamespace
+    LEFT JOIN pg_class c ON c.oid = d.partition LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_inherits h ON h.inhrelid = d.partition AND h.inhparent = p.oid
-    WHERE $1::text::regclass = ANY(lowtide.above(p.oid)) ORDER BY d.begun_at
+    LEFT JOIN lowtide.run r ON r.id = d.run
+    WHERE ($1::text::regclass = ANY(lowtide.above(p.oid)) OR ($1 IS NULL AND (
+        r.state IS DISTINCT FROM 'running' OR r.lease_until < clock_timestamp())))
+    ORDER BY d.begun_at
 """
 ADDED_CHECKS = """
     SELECT conname FROM pg_constraint WHERE conrelid = $1::bigint::oid AND contype = 'c' AND conname <> ALL($2::text[])
@@ -121,7 +134,8 @@ async def is_in_use(connection: asyncpg.Connection, partition: Partition) -> boo
 
 async def note(connection: asyncpg.Connection, partition: Partition, *, run_id: str) -> None:
     """Before it is detached."""
-    await connection.execute(NOTE, partition.oid, partition.name, partition.parent, partition.bound, run_id)
+    given = (partition.oid, partition.name, partition.parent_oid, partition.parent, partition.bound, run_id)
+    await connection.execute(NOTE, *given)
 
 
 async def forget(connection: asyncpg.Connection, partition: Partition) -> None:
@@ -130,7 +144,7 @@ async def forget(connection: asyncpg.Connection, partition: Partition) -> None:
 
 
 async def detach(connection: asyncpg.Connection, partition: Partition) -> None:
-    """Waits for transactions that use it, as long as it takes; keeps nobody waiting meanwhile."""
+    """Waits for transactions that use it, up to LONGEST_WAIT for each; keeps nobody waiting meanwhile."""
     await connection.execute(f"ALTER TABLE {partition.parent} DETACH PARTITION {partition.name} CONCURRENTLY")
 
 
@@ -139,12 +153,14 @@ async def finalize(connection: asyncpg.Connection, partition: Partition) -> None
     await connection.execute(f"ALTER TABLE {partition.parent} DETACH PARTITION {partition.name} FINALIZE")
 
 
-def drop(partition: Partition, condition: str, *, before: str) -> Change:
+def drop(partition: Partition, condition: str, *, before: str, most: int | None) -> Change:
     """Look at every row of the detached partition once more, then drop it: its rows are what changes.
 
-    Raises LT412 where one of them must stay. Others are kept from reading it for the moment of the drop alone.
+    Raises LT412 where one of them must stay, or there are more than `most`. Others are kept from reading it for the
+    moment of the drop alone.
     """
-    counted = f"lowtide.count_detached({partition.oid}, {literal(condition)})"
+    limit = 2**62 if most is None else most
+    counted = f"lowtide.count_detached({partition.oid}, {literal(condition)}, {limit})"
     return Change(
         f"SELECT FROM generate_series(1, {counted})",
         before=before,
@@ -161,9 +177,15 @@ async def attach(connection: asyncpg.Connection, partition: Partition, checks: l
         await forget(connection, partition)
 
 
-async def noted(connection: asyncpg.Connection, relation: str) -> list[Detaching]:
-    """Partitions of the table that were on their way out when somebody stopped."""
+async def noted(connection: asyncpg.Connection, relation: str | None) -> list[Detaching]:
+    """Partitions of the table that were on their way out when somebody stopped; None: of all tables, but for those that
+    a run is at work on."""
+    rows = await connection.fetch(NOTED, relation, LONGEST_WAIT)
     return [
-        Detaching(Partition(row["oid"], row["name"], row["parent"], row["bound"]), row["checks"], row["state"])
-        for row in await connection.fetch(NOTED, relation)
+        Detaching(
+            Partition(row["oid"], row["name"], row["parent"], row["parent_oid"], row["bound"]),
+            row["checks"],
+            row["state"],
+        )
+        for row in rows
     ]

@@ -1,13 +1,16 @@
 """What EXPLAIN says of a statement, and what the catalog says of indexes that are missing."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
-from sqlalchemy import TextClause
+from asyncpg.transaction import Transaction
+from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from db.targets import Target, quoted
 
@@ -26,11 +29,16 @@ class Stated:
     settings: Mapping[str, str] = field(default_factory=dict)  # under which it runs
 
 
-def stated(name: str, statement: TextClause, *, writes: bool = False, **values: Any) -> Stated:  # noqa: ANN401 - parameters
-    """A statement with named parameters, as the driver gets it."""
-    compiled = statement.compile(dialect=dialect.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects
-    names: Sequence[str] = compiled.positiontup or ()
-    return Stated(name, str(compiled), [values[name] for name in names], writes=writes)
+def stated(name: str, statement: ClauseElement, *, writes: bool = False, **values: Any) -> Stated:  # noqa: ANN401 - parameters
+    """A statement of SQLAlchemy's as the driver gets it; `values` of those named parameters that have none yet."""
+    compiled = statement.compile(
+        dialect=dialect.dialect(),  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects
+        compile_kwargs={"render_postcompile": True},  # a list after IN, a parameter for each
+    )
+    if not isinstance(compiled, SQLCompiler):
+        raise TypeError(f"{name}: nothing that EXPLAIN takes")
+    given = {**compiled.params, **values}
+    return Stated(name, str(compiled), [given[name] for name in compiled.positiontup or ()], writes=writes)
 
 
 async def explain(connection: asyncpg.Connection, given: Stated) -> dict[str, Any]:
@@ -49,16 +57,42 @@ async def explain_and_run(connection: asyncpg.Connection, given: Stated) -> dict
     sql = given.reads if given.writes else given.sql
     if sql is None:
         return None
+    return await _measured(
+        connection, replace(given, sql=sql), connection.transaction(readonly=True), longest_ms=LONGEST_READ_MS
+    )
+
+
+async def explain_and_undo(connection: asyncpg.Connection, given: Stated, *, longest_ms: int) -> dict[str, Any]:
+    """As `explain_and_run`, and of a statement that writes too: always taken back.
+
+    In a transaction that is open it is a savepoint, so what was locked is free again. Sequences have moved and the
+    table has grown all the same. What takes longer than `longest_ms` is stopped.
+    """
+    return await _measured(connection, given, connection.transaction(), longest_ms=longest_ms)
+
+
+async def _measured(
+    connection: asyncpg.Connection, given: Stated, transaction: Transaction, *, longest_ms: int
+) -> dict[str, Any]:
     begun = time.monotonic()
     try:
-        async with connection.transaction(readonly=True):
-            await _set_local(connection, {**given.settings, "statement_timeout": str(LONGEST_READ_MS)})
-            asked = f"EXPLAIN (ANALYZE, VERBOSE, BUFFERS, FORMAT JSON) {sql}"
+        async with _undone(transaction):
+            await _set_local(connection, {**given.settings, "statement_timeout": str(longest_ms)})
+            asked = f"EXPLAIN (ANALYZE, VERBOSE, BUFFERS, FORMAT JSON) {given.sql}"
             return dict((await connection.fetchval(asked, *given.parameters))[0])
     except asyncpg.QueryCanceledError:
-        if (time.monotonic() - begun) * 1000 < LONGEST_READ_MS:  # an operator's
+        if (time.monotonic() - begun) * 1000 < longest_ms:  # an operator's
             raise
-    return await explain(connection, replace(given, sql=sql)) | {"Stopped After": LONGEST_READ_MS}
+    return await explain(connection, given) | {"Stopped After": longest_ms}
+
+
+@asynccontextmanager
+async def _undone(transaction: Transaction) -> AsyncIterator[None]:
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
 
 
 async def _set_local(connection: asyncpg.Connection, settings: Mapping[str, str]) -> None:

@@ -51,7 +51,7 @@ RESUME = text("""
     WHERE id = :id AND state = 'paused'
 """)
 # A run that was rejected at the door has no payload to be tried again with. Its time counts anew: max_seconds is what
-# one attempt may take.
+# one attempt may take. An approval is for a number of rows: what was deleted under it must not be forgotten.
 RETRY = text("""
     UPDATE lowtide.run
     SET state = 'queued', not_before = greatest(not_before, clock_timestamp()), finished_at = NULL,
@@ -62,6 +62,7 @@ RETRY = text("""
         rows_done = CASE WHEN :from_start THEN 0 ELSE rows_done END,
         batches = CASE WHEN :from_start THEN 0 ELSE batches END
     WHERE id = :id AND state IN ('failed', 'cancelled') AND payload IS NOT NULL
+      AND NOT (:from_start AND payload ->> 'approve' IS NOT NULL)
 """)
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 Epoch = Literal["seconds", "milliseconds", "microseconds"]
 PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
 BIGINT = "bigint"
+# The years 1 and 9999, in seconds since 1970.
+EARLIEST_S, LATEST_S = -62_135_596_800, 253_402_300_799
 TIMESTAMPTZ = "timestamp with time zone"
 
 
@@ -63,12 +65,12 @@ class Eligible:
 
         `IS TRUE` keeps every index out of it, so that only a range of places can drive the scan.
         """
-        return self._and_kept(f"({self._before}) IS TRUE", "({}) IS TRUE")
+        return self._and_kept(f"({self.old}) IS TRUE", "({}) IS TRUE")
 
     @property
     def indexable(self) -> str:
         """The same condition as an index on the column can answer it."""
-        return self._and_kept(self._before, "({})")
+        return self._and_kept(self.old, "({})")
 
     @property
     def kept(self) -> list[str]:
@@ -79,7 +81,7 @@ class Eligible:
     def but_kept(self) -> str:
         """Rows that stay although their time has come."""
         where = "" if self.target.where is None else f" AND ({self.target.where})"
-        return f"{self._before}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
+        return f"{self.old}{where} AND ({' OR '.join(f'({kept})' for kept in self.kept) or 'false'})"
 
     @property
     def least(self) -> str:
@@ -94,11 +96,13 @@ class Eligible:
         """SQL of a value of the column, as a timestamptz."""
         zone = literal(self.target.timezone)
         if self.target.epoch is not None:
-            return f"to_timestamp(({sql})::float8 / {PER_SECOND[self.target.epoch]})"
+            seconds = f"({sql})::float8 / {PER_SECOND[self.target.epoch]}"
+            return f"to_timestamp(least(greatest({seconds}, {EARLIEST_S}), {LATEST_S}))"  # a number need be no time
         return sql if self.kind == TIMESTAMPTZ else f"(({sql})::timestamp AT TIME ZONE {zone})"
 
     @property
-    def _before(self) -> str:
+    def old(self) -> str:
+        """That a row's time has come: what else keeps it is not asked."""
         return f"{self.target.quoted_column} < {self.value(literal(self.before))}"
 
     def _and_kept(self, condition: str, form: str) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.batches import Change
 from db.queryplans import Stated, stated
+from db.sessions import execute
 
 COLUMNS = ("id", "title", "description", "status", "priority", "project_id", "created_by_id")
 
@@ -90,7 +91,7 @@ class Kind:
 
 async def reserve_ids(session: AsyncSession, *, count: int) -> list[int]:
     """Ids from the table's own sequence, in ascending order; gaps where others drew at the same time."""
-    return list((await session.execute(RESERVE, {"count": count})).scalars())
+    return list((await execute(session, RESERVE, {"count": count})).scalars())
 
 
 async def insert(session: AsyncSession, records: Iterable[Sequence[object]]) -> None:
@@ -111,13 +112,13 @@ async def kinds(session: AsyncSession, ids: Sequence[int], *, actor: int) -> dic
 
     Keys: open, already_completed, missing, deleted, archived, forbidden; only those that occur.
     """
-    rows = await session.execute(KINDS, {"ids": list(ids), "actor": actor})
+    rows = await execute(session, KINDS, {"ids": list(ids), "actor": actor})
     return {row.kind: Kind(row.total, row.first_ids) for row in rows}
 
 
 async def complete(session: AsyncSession, ids: Sequence[int], *, actor: int) -> int:
     """Complete those of the tasks that are open and that the actor may act on; return how many that were."""
-    outcome = await session.execute(COMPLETE, {"ids": list(ids), "actor": actor})
+    outcome = await execute(session, COMPLETE, {"ids": list(ids), "actor": actor})
     changed: int = outcome.rowcount  # type: ignore[attr-defined]  # the result of an UPDATE is a CursorResult
     return changed
 
@@ -165,5 +166,5 @@ def stated_archiving(project_id: int, *, most: int) -> list[Stated]:
 
 
 async def count_to_archive(session: AsyncSession, project_id: int) -> int:
-    count: int = (await session.execute(COUNT_TO_ARCHIVE, {"project_id": project_id})).scalar_one()
+    count: int = (await execute(session, COUNT_TO_ARCHIVE, {"project_id": project_id})).scalar_one()
     return count

@@ -42,8 +42,9 @@ GRANT USAGE ON SEQUENCE public.task_id_seq TO lowtide_worker;
 -- Whoever looks at runs, steers them, and places holds. To count what a hold is over, it reads the tables too.
 GRANT USAGE ON SCHEMA lowtide TO lowtide_operator;
 GRANT SELECT ON ALL TABLES IN SCHEMA lowtide TO lowtide_operator;
-GRANT INSERT, UPDATE ON lowtide.run, lowtide.paused_schedule TO lowtide_operator;
+GRANT INSERT, UPDATE ON lowtide.run, lowtide.paused_schedule, lowtide.plan TO lowtide_operator;
 GRANT INSERT, UPDATE (released_by, released_at, release_reason) ON lowtide.hold TO lowtide_operator;
 GRANT INSERT ON lowtide.audit TO lowtide_operator;
-GRANT EXECUTE ON FUNCTION lowtide.enqueue(text, jsonb, text, timestamptz, boolean), lowtide.hold_key(oid) TO lowtide_operator;
+GRANT EXECUTE ON FUNCTION lowtide.enqueue(text, jsonb, text, timestamptz, boolean), lowtide.hold_key(oid),
+    lowtide.accept(text, jsonb, text, timestamptz, boolean, text, timestamptz), lowtide.added(jsonb, jsonb) TO lowtide_operator;
 GRANT SELECT ON public.worker, public.project, public.task TO lowtide_operator;

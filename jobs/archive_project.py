@@ -8,8 +8,9 @@ leftovers (a task restored meanwhile) and succeeds. It never touches a deleted t
 from typing import Any
 
 from db import leases, projects, tasks
+from db.fields import Id
 from jobs.failures import NotAllowed, NotFound
-from jobs.fields import Id, Payload
+from jobs.fields import Payload
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window, sweep
 

@@ -1,6 +1,6 @@
 """The jobs that this program knows, by the names that callers use."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from jobs.archive_project import ArchiveProject, archive_project
 from jobs.create_batch import CreateBatch, create_batch
 from jobs.fields import Payload
 from jobs.mark_completed import MarkCompleted, mark_completed
-from jobs.policies import DEFAULT, Policy
+from jobs.policies import DEFAULT, Broken, Policy
 from jobs.purge_old_deleted import PurgeOldDeleted, purge_old_deleted
 from jobs.run import Run
 
@@ -34,11 +34,13 @@ PAYLOADS: dict[str, type[Payload]] = {
 PACED = ("purge-old-deleted",)
 
 
-def jobs(policies: tuple[Policy, ...] = DEFAULT) -> dict[str, Job]:
+def jobs(policies: tuple[Policy, ...] = DEFAULT, *, disabled: Mapping[str, Broken] | None = None) -> dict[str, Job]:
+    """`disabled` may change meanwhile: each run looks at it as it is then."""
+    held_back = {} if disabled is None else disabled
     performers: dict[str, Callable[[Run, Any], Awaitable[dict[str, Any]]]] = {
         "create-batch": create_batch,
         "mark-completed": mark_completed,
         "archive-project": archive_project,
-        "purge-old-deleted": partial(purge_old_deleted, policies=policies),
+        "purge-old-deleted": partial(purge_old_deleted, policies=policies, disabled=held_back),
     }
     return {name: Job(PAYLOADS[name], perform) for name, perform in performers.items()}

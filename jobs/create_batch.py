@@ -6,28 +6,25 @@ exists, and never enters an archived project.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import actors, projects, tasks
+from db.fields import MOST_TASKS, Description, Id, Priority, Status, Title
 from jobs.failures import NotFound, ProjectArchived
-from jobs.fields import Id, Payload, Text
+from jobs.fields import Payload
 from jobs.run import Run
-
-MOST_TASKS = 100_000
-LONGEST_TITLE = 500
-LONGEST_DESCRIPTION = 100_000
 
 
 @dataclass(config=ConfigDict(extra="forbid"), slots=True)  # a hundred thousand of them: slots keep them small
 class NewTask:
-    title: Annotated[Text, Field(min_length=1, max_length=LONGEST_TITLE)]
-    description: Annotated[Text, Field(max_length=LONGEST_DESCRIPTION)] | None = None
-    status: Literal["pending", "in_progress", "completed"] = "pending"
-    priority: Literal["low", "medium", "high"] = "medium"
+    title: Title
+    description: Description | None = None
+    status: Status = "pending"
+    priority: Priority = "medium"
 
 
 class CreateBatch(Payload):
@@ -52,7 +49,7 @@ async def _admit(session: AsyncSession, payload: CreateBatch) -> None:
     """Any actor may create tasks in any project that is not archived; the tasks are then the actor's own."""
     if not await actors.exists(session, payload.created_by_id):
         raise NotFound(f"worker {payload.created_by_id} (created_by_id) does not exist")
-    project = await projects.join(session, payload.project_id)
+    project = (await projects.join(session, [payload.project_id])).get(payload.project_id)
     if project is None:
         raise NotFound(f"project {payload.project_id} does not exist")
     if project.archived:

@@ -1,23 +1,32 @@
-"""What a purge would do: an exact count in one snapshot. Nothing changes but the run itself."""
+"""What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
-from db import columns, estimates
+from db import blast, estimates
+from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
+from db.relations import Relation
 from db.targets import Target
+from jobs import members, plans
+from jobs.blast import LAST_RUNS, broken_rule
+from jobs.children import ChildrenUndeclared
 from jobs.failures import Refused
+from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
-from jobs.ways import choose, statements_of
+from jobs.ways import Scope, choose, statements_of
 
 LONGEST_COUNT = timedelta(minutes=30)
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
 RECORDED_SPEED = {"full": 500_000.0, "gentle": 100_000.0}
+EVERY_ROW = 2**62
 
 
 class CountTookTooLong(Refused):
@@ -34,33 +43,98 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def count(run: Run, target: Target, cutoff: datetime) -> dict[str, Any]:
-    """On a connection of its own, read only; the heartbeat and the result go over others."""
-    pace = run.wishes.pace or "full"
+async def _along(connection: asyncpg.Connection, oid: int, scope: Scope) -> dict[str, int]:
+    """Rows of other tables that would go with those of this relation, by table."""
+    if scope.tree is None:
+        return {}
+    along: dict[str, int] = await connection.fetchval(scope.tree.count(scope.eligible, oid))
+    return along
+
+
+async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
+    """End the run with what was counted, and with its plan. Raises CountTookTooLong.
+
+    On a connection of its own, read only; the heartbeat and the result go over others.
+    """
     async with run.database.tuned(statement_timeout=f"{LONGEST_COUNT.total_seconds():.0f}s") as connection:
-        speed = await estimates.usual_speed(connection, target, pace=pace)
         try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                table = await estimates.table(connection, target)
-                eligible = await columns.eligible(connection, target, cutoff=cutoff)
-                choice = await choose(connection, eligible, table)
-                refused = await _why_refused(connection, target, statements_of(eligible, choice.way))
-                census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
+            counts, result = await _counted(connection, run, policy, cutoff)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
-                f"counting the eligible rows of {target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
+                f"counting the rows of {policy.target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
             ) from exc
+    result |= {"policy": policy.name, "table": policy.target.name, "plan": run.id}
+    async with run.transaction() as session:
+        await plans.store(session, run.id, policy, keep=keep, cutoff=cutoff, counts=counts)
+        await run.succeed(session, result)
+    return result
+
+
+async def _counted(
+    connection: asyncpg.Connection, run: Run, policy: Policy, cutoff: datetime
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the plan is about, and the run's result."""
+    pace, target = run.wishes.pace or "full", policy.target
+    speed = await estimates.usual_speed(connection, target, pace=pace)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        present = await members.present(connection, target)
+        found = [await _look(connection, relation, policy, cutoff) for relation in present]
+        rows = await blast.rows(connection, target, most=EVERY_ROW)
+        earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
+    eligible = sum(look.census.eligible for look in found)
+    going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
+    children: Counter[str] = Counter()
+    for look in found:
+        children.update(look.along)
+    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(children)}
+    counts |= {"held": sum(look.kept.held for look in found), "blocked": sum(look.kept.blocked for look in found)}
+    broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
+    refused = next((look.refused for look in found if look.refused is not None), None)
     refusal = {} if refused is None else {"refused": refused}
-    return refusal | {
+    result = counts | {
         "dry_run": True,
         "purged": 0,
-        "eligible": census.eligible,
-        "bytes": census.bytes,
+        "share": round(going / rows, 4) if rows else 0.0,
+        "needs_approval": None if broken is None else broken[1],
+        "bytes": sum(look.census.bytes for look in found),
         "cutoff": isoformat(cutoff),
-        "oldest": census.oldest,
-        "newest": census.newest,
+        "oldest": min((look.census.oldest for look in found if look.census.oldest), default=None),
+        "newest": max((look.census.newest for look in found if look.census.newest), default=None),
         "pace": pace,
-        "way": choice.told,
-        "seconds": round(census.eligible / (speed or RECORDED_SPEED[pace]), 1),
+        "way": found[0].way if found else None,
+        "seconds": round(going / (speed or RECORDED_SPEED[pace]), 1),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
+    return counts, refusal | result
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At one relation. `refused` is why the purge would not begin there."""
+
+    census: Census
+    along: dict[str, int]
+    kept: Kept
+    way: str
+    refused: str | None
+
+
+async def _look(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> _Look:
+    scope, undeclared = await _scope(connection, relation, policy, cutoff)
+    eligible = scope.eligible
+    choice = await choose(connection, eligible, await estimates.table(connection, eligible.target))
+    refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
+    census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
+    kept = await estimates.kept(connection, eligible)
+    along = await _along(connection, relation.oid, scope)
+    return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+
+
+async def _scope(
+    connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime
+) -> tuple[Scope, str | None]:
+    """What would go of it, and why nothing would as long as the policy does not declare its children."""
+    try:
+        return await members.scope(connection, relation, policy, cutoff), None
+    except ChildrenUndeclared as exc:
+        return Scope(await members.resolved(connection, relation, policy.target, cutoff), before=""), str(exc)

@@ -9,6 +9,7 @@ import asyncpg
 
 from db import actors, columns, estimates, projects, queryplans, tasks
 from db.queryplans import Stated
+from db.verdicts import Verdict, judge
 from jobs.archive_project import ArchiveProject
 from jobs.create_batch import CreateBatch
 from jobs.failures import Refused
@@ -16,7 +17,7 @@ from jobs.fields import Payload
 from jobs.mark_completed import MarkCompleted
 from jobs.policies import Policy
 from jobs.purge_old_deleted import PurgeOldDeleted, keep_for, policy_for
-from jobs.queryplans import Verdict, guard, judge, require_rights
+from jobs.queryplans import guard, require_rights
 from jobs.ways import choose, statements_of
 
 # What a window of archive-project covers in a few milliseconds.

@@ -3,16 +3,23 @@
 Refused
   InvalidPayload   a field is missing, wrong or unknown
   NotFound         something that the payload names does not exist
+  PolicyBroken     the policy is disabled: what the file or the database has against it
+  PolicyUnclear    the table has several policies
   NotAllowed       the actor may not do this
   ProjectArchived  no task may enter an archived project
   TasksRefused     some of the tasks can't be completed, so none was
-  ApprovalNeeded   it would delete what the policy keeps
+  ApprovalNeeded   it would delete what the policy keeps, or names a plan that nobody has approved
+  ApprovalSpent    the approval was used by another run, or has ended
+  PlanStale        the policy has changed since the plan was made, or it is too old, or it was altered
+  OverBudget       the payload asks for more than the policy lets one run have
+  TooMuchWouldGo   it would delete more than a mistake may, without an approval (jobs/blast.py)
+  CountFailed      what it would delete could not be counted (jobs/blast.py)
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/ways.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
-  HoldUnclear      nobody can say which rows a hold is over (jobs/holds.py)
+  HoldUnclear      nobody can say which rows a hold is over (db/held.py)
   GivenUp          one worker after the other has died of it
 SliceOver          not a failure: the run goes back into the queue, to give others their turn
 Waiting            not a failure: the run goes back into the queue until a trouble is over
@@ -27,14 +34,16 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.faults import server_message, sqlstate
+from db.faults import HOLDS_CHANGED, server_message, sqlstate
+from db.refusals import NotAllowed, NotFound, Refused
+
+__all__ = ["NotAllowed", "NotFound", "Refused"]  # of db/refusals.py, and part of this family
 
 TRACEBACK_FRAMES = 20
 LOCKED = "55P03"
 CANCELLED = "57014"
-BLOCKED = {"23503", "23001"}  # another table refers to the row
+AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
 LOST = OSError, EOFError, PoolTimeout, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError
-HOLDS_CHANGED = "LT411"  # of lowtide.under_holds: nothing of the batch stands, and new statements know the new holds
 PASSING = {
     "40001",
     "40P01",
@@ -51,23 +60,15 @@ PASSING = {
 }
 
 
-class Refused(Exception):
-    """The work can't be done as asked: nothing was changed, and nothing is tried again."""
-
-    def __init__(self, message: str, *, detail: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.detail = detail
-
-
 class InvalidPayload(Refused):
     pass
 
 
-class NotFound(Refused):
+class PolicyBroken(Refused):
     pass
 
 
-class NotAllowed(Refused):
+class PolicyUnclear(Refused):
     pass
 
 
@@ -80,6 +81,18 @@ class TasksRefused(Refused):
 
 
 class ApprovalNeeded(Refused):
+    pass
+
+
+class ApprovalSpent(Refused):
+    pass
+
+
+class PlanStale(Refused):
+    pass
+
+
+class OverBudget(Refused):
     pass
 
 

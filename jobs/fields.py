@@ -1,35 +1,15 @@
-"""Field types that payloads share, and what a wrong payload is told. Strict: `true` and `1.0` are not ids."""
+"""What all payloads are, and what a wrong one is told. The types of their fields are in db/fields.py."""
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
-
+from db.refusals import MOST_NAMED
 from jobs.failures import InvalidPayload
-
-MOST_NAMED = 20
-BIGINT = 2**63 - 1
 
 
 class Payload(BaseModel):
     """What a job is asked to do. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _storable(value: str) -> str:
-    """What PostgreSQL's text can hold. Most text is ASCII, and then only a NUL can be wrong."""
-    if "\x00" in value:
-        raise ValueError("holds a NUL character, which PostgreSQL can't store")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no character") from None
-    return value
-
-
-Id = Annotated[int, Strict(), Field(ge=1, le=BIGINT)]
-Text = Annotated[str, Strict(), AfterValidator(_storable)]
 
 
 def invalid(error: ValidationError) -> InvalidPayload:

@@ -35,9 +35,10 @@ from jobs.failures import (
 )
 from jobs.fields import invalid
 from jobs.heartbeat import heartbeat
+from jobs.hours import OutsideHours
 from jobs.mark_completed import ChangedMeanwhile
 from jobs.observer import NOBODY, Observer
-from jobs.run import Run
+from jobs.run import OUTSIDE_HOURS, Run
 
 log = structlog.get_logger()
 
@@ -170,6 +171,9 @@ class Life:
                 await run.succeed_alone(result)
         except (SliceOver, Steered):
             return await self._put_back(run)
+        except OutsideHours as exc:
+            rested = {OUTSIDE_HOURS: round(exc.opens_in.total_seconds())}
+            return await self._put_back(run, delay=exc.opens_in, wait_reason=str(exc), counted=rested)
         except Waiting as exc:
             return await self._put_back(run, delay=self._until_next_look, wait_reason=str(exc))
         except asyncio.CancelledError:
@@ -234,6 +238,7 @@ class Life:
         delay: timedelta = timedelta(0),
         wait_reason: str | None = None,
         error: Exception | None = None,
+        counted: Mapping[str, int] | None = None,
     ) -> Ending:
         """Into the queue again, with the cursor kept.
 
@@ -243,7 +248,9 @@ class Life:
         try:
             async with self.database.sessions.begin() as session:
                 told = None if error is None else as_error(error)
-                state = await leases.put_back(session, run.claim, delay=delay, wait_reason=wait_reason, error=told)
+                state = await leases.put_back(
+                    session, run.claim, delay=delay, wait_reason=wait_reason, error=told, counted=counted
+                )
         except Exception as exc:
             if isinstance(exc, RunFenced) or not is_passing(exc):
                 raise

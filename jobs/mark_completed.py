@@ -11,13 +11,13 @@ from pydantic import AfterValidator, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import actors, tasks
+from db.fields import MOST_IDS, Id
 from db.tasks import Kind
 from jobs.failures import NotFound, TasksRefused
-from jobs.fields import Id, Payload
+from jobs.fields import Payload
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window, sweep
 
-MOST_IDS = 200_000
 REFUSED = ("missing", "deleted", "archived", "forbidden")
 
 

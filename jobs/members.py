@@ -11,12 +11,10 @@ from typing import Any
 import asyncpg
 
 from db import columns, estimates, held, relations
-from db.columns import UnfitColumn
 from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
 from jobs import children, passes
-from jobs.failures import Refused
 from jobs.health import Health
 from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
@@ -68,18 +66,21 @@ class Total:
 async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
     total = Total(**run.cursor.get("before_it", {}))
-    await bring_back(run, policy.target.relation)
+    await bring_back(run.database, policy.target.relation)
     while (relation := await _present(run, policy.target)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
             present = await scope(connection, relation, policy, cutoff)
         behind = {"next": relation.oid + 1} | _lasting(run)
-        whole = relation.is_partition and policy.partitions == "drop" and "pass" not in run.cursor
-        if whole and await drop_whole(
-            run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
-        ):
-            continue
+        whole = (
+            relation.is_partition and not relation.is_all and policy.partitions == "drop" and "pass" not in run.cursor
+        )
+        if whole:
+            if run.may_work is not None:
+                await run.may_work()
+            if await drop_whole(run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}):
+                continue
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
         total.keep(await _kept(run, present.eligible))
@@ -121,13 +122,23 @@ def _lasting(run: Run) -> dict[str, Any]:
 
 
 async def resolved(connection: asyncpg.Connection, relation: Relation, target: Target, cutoff: datetime) -> Eligible:
-    """The eligible rows of this relation. Raises NotATable, Refused."""
+    """The eligible rows of this relation. Raises NotATable, UnfitColumn."""
     if relation.kind != ORDINARY:
         raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
-    try:
-        return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
-    except UnfitColumn as exc:
-        raise Refused(str(exc)) from exc
+    return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
+
+
+async def scopes(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Scope]:
+    """What goes of all relations, one after the other. Raises as `scope`."""
+    return [await scope(connection, relation, policy, cutoff) for relation in await present(connection, policy.target)]
+
+
+async def present(connection: asyncpg.Connection, target: Target) -> list[Relation]:
+    """All relations that the table consists of now."""
+    found: list[Relation] = []
+    while following := await relations.following(connection, target, oid=found[-1].oid + 1 if found else 0):
+        found.append(following)
+    return found
 
 
 async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:

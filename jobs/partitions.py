@@ -12,14 +12,15 @@ import asyncpg
 
 from db import held, partitions
 from db.batches import Batch
+from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.partitions import Partition
 from db.targets import Eligible
 from jobs.failures import CANCELLED, LOCKED, Refused, is_passing
 from jobs.run import Run
 
-# Detaching waits for others, and may take as long as it likes; the drop's own lock may not.
-WAITING = {"statement_timeout": "0", "lock_timeout": "0"}
+# Detaching waits for others' transactions, and keeps nobody waiting; the drop's own lock may not take long.
+WAITING = {"statement_timeout": "0", "lock_timeout": partitions.LONGEST_WAIT.replace(" minutes", "min")}
 DROPPING = {"statement_timeout": "10min", "lock_timeout": "2s"}
 
 
@@ -43,7 +44,7 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
         if (is_passing(exc) and sqlstate(exc) != LOCKED) or sqlstate(exc) == CANCELLED:
             raise  # it is attached again when the run goes on
         await run.look_again()
-        await bring_back(run, partition.parent)
+        await bring_back(run.database, partition.parent)
         return False
     return True
 
@@ -60,25 +61,33 @@ async def _drop(run: Run, partition: Partition, eligible: Eligible, cursor: dict
         holds = await held.columns(connection, [partition.name, partition.parent])
         unheld = f"{holds.unheld(partition.name)} AND {holds.unheld(partition.parent, partition.name)}"
         condition = replace(eligible, unheld=unheld).condition
-        await run.batch(connection, [Batch(partitions.drop(partition, condition, before=holds.before), cursor)])
+        drop = partitions.drop(partition, condition, before=holds.before, most=run.rows_left)
+        await run.batch(connection, [Batch(drop, cursor)])
 
 
-async def bring_back(run: Run, relation: str) -> None:
-    """Attach what earlier runs, or this one, have left detached of a table. Raises PartitionAstray."""
-    async with run.database.autocommit() as connection:
+async def bring_back(database: Database, relation: str | None) -> list[str]:
+    """Attach what earlier runs, or this one, have left detached of a table; None: of all tables, but for those that a
+    run is at work on. Return the names of what is attached again. Raises PartitionAstray."""
+    async with database.autocommit() as connection:
         if not (left := await partitions.noted(connection, relation)):
-            return
-    async with run.database.tuned(**WAITING) as connection:
+            return []
+    brought: list[str] = []
+    async with database.tuned(**WAITING) as connection:
         for noted in left:
             if noted.state in {"gone", "attached"}:
                 await partitions.forget(connection, noted.partition)
+            if noted.state not in {"pending", "detached"}:
                 continue
-            if noted.state == "pending":
-                await partitions.finalize(connection, noted.partition)
             try:
+                if noted.state == "pending":
+                    await partitions.finalize(connection, noted.partition)
                 await partitions.attach(connection, noted.partition, noted.checks)
             except asyncpg.PostgresError as exc:
+                if is_passing(exc):
+                    raise
                 raise _astray(noted.partition, server_message(exc)) from exc
+            brought.append(noted.partition.name)
+    return brought
 
 
 def _astray(partition: Partition, told: str) -> PartitionAstray:

@@ -38,7 +38,9 @@ class Policy:
     max_rows: int | None = None  # of one run; what is left goes in the next
     max_seconds: int | None = None
     partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
-    vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
+    vacuum_share: float | None = (
+        0.1  # VACUUM after a purge where more of the where more of the rows are dead; None: never
+    )
 
     @property
     def digest(self) -> str:
@@ -66,3 +68,34 @@ OLD_DELETED_TASKS = Policy(
     schedule="30 2 * * *",
 )
 DEFAULT = (OLD_DELETED_TASKS,)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A policy that can't be used: it does nothing, and the others stand."""
+
+    name: str  # or what it is called without one: "number 3", by its place in the file
+    reason: str  # and what to do
+    table: tuple[str, str] | None = None  # schema and table, where that much could be read
+
+    def __str__(self) -> str:
+        return f"policy {self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What the policy file says."""
+
+    valid: tuple[Policy, ...]
+    broken: tuple[Broken, ...] = ()
+
+    def disabled(self) -> dict[str, Broken]:
+        """By name, for those who run them: what the database has against others comes and goes (worker/lookout.py)."""
+        return {broken.name: broken for broken in self.broken}
+
+
+def in_words(keep: timedelta) -> str:
+    """A policy's `keep`, for people."""
+    hours = keep // timedelta(hours=1)
+    number, unit = (hours, "hour") if hours % 24 else (hours // 24, "day")
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -1,7 +1,6 @@
-"""Whether the statements of a job will do: the guard before the first batch, and the verdicts of `lowtide explain`."""
+"""Whether the statements of a purge will do: the guard before the first batch."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -10,16 +9,11 @@ from db import estimates, queryplans
 from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target, quoted
+from db.verdicts import LARGE_BLOCKS, nodes, size
 from jobs.failures import Refused
 
-# 80 MB: reading so much from memory takes about 100 ms, from a disk several times that.
-LARGE_BLOCKS = 10_000
 # 1 MB: what a referencing table without an index may have, as each deleted row reads all of it.
 SMALL_BLOCKS = 128
-# The field's rules of thumb: an estimate ten times off misleads the planner; under 10 ms is good, over 100 ms is bad.
-STALE_FACTOR, STALE_ROWS = 10, 1000
-GOOD_MS, BAD_MS = 10, 100
-VERDICTS = ("good", "fair", "bad")
 
 
 class QueryPlanRefused(Refused):
@@ -28,14 +22,6 @@ class QueryPlanRefused(Refused):
 
 class RightsMissing(Refused):
     """Our role may not do to the table what the purge needs."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`word` is good, fair or bad; `reasons` say why it is not good, and what to do."""
-
-    word: str
-    reasons: list[str]
 
 
 async def guard(
@@ -53,16 +39,16 @@ async def guard(
     """
     plans = await require_rights(connection, target, statements)
     for given, plan in zip(statements, plans, strict=True):
-        if not any(node["Node Type"] == "Seq Scan" for node in _nodes(plan["Plan"]) if _is_of(node, target)):
+        if not any(node["Node Type"] == "Seq Scan" for node in nodes(plan["Plan"]) if _is_of(node, target)):
             continue
         blocks = await queryplans.blocks_of(connection, target.relation)
         if blocks > large_blocks:
-            told = f"the {given.name} would read {target.name} from end to end ({_size(blocks)})"
+            told = f"the {given.name} would read {target.name} from end to end ({size(blocks)})"
             raise await _refusal(connection, target, given.name, told)
     for reference in await queryplans.unindexed_references(connection, [target.relation, *along]):
         if reference.blocks > small_blocks:
             told = (
-                f"for each deleted row of {reference.parent}, {reference.relation} ({_size(reference.blocks)}) would "
+                f"for each deleted row of {reference.parent}, {reference.relation} ({size(reference.blocks)}) would "
                 f"be read from end to end: no index begins with its foreign key {', '.join(reference.columns)} "
                 f"({reference.constraint})"
             )
@@ -115,54 +101,5 @@ def _refused(told: str, advice: str, *, statement: str, table: str, index: str |
     return QueryPlanRefused(f"{told}. Nothing was deleted. {advice}", detail=detail)
 
 
-async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_blocks: int = LARGE_BLOCKS) -> Verdict:
-    """By scan type, by estimated against actual rows, and by time; the last two where the plan was run."""
-    found: list[tuple[str, str]] = []
-    for node in _nodes(plan["Plan"]):
-        if node["Node Type"] == "Seq Scan":
-            blocks = await queryplans.blocks_of(connection, _relation(node))
-            if blocks > large_blocks:
-                size = _size(blocks)
-                told = f"reads {_relation(node)} from end to end ({size}): an index is missing, or most of it is meant"
-                found.append(("bad", told))
-        if stale := _stale(node):
-            found.append(("fair", stale))
-    if "Stopped After" in plan:
-        found.append(("bad", f"took longer than {plan['Stopped After']:,} ms, and was stopped"))
-    took_ms = plan.get("Execution Time")
-    if took_ms is not None and took_ms > GOOD_MS:
-        found.append(("bad" if took_ms > BAD_MS else "fair", f"took {took_ms:.0f} ms"))
-    word = max((word for word, _ in found), key=VERDICTS.index, default="good")
-    return Verdict(word, [reason for _, reason in found])
-
-
-def _stale(node: dict[str, Any]) -> str | None:
-    relation, actual = node.get("Relation Name"), node.get("Actual Rows")
-    # Below a LIMIT or an anti-join fewer rows are read than there are; that says nothing of the statistics.
-    if relation is None or actual is None or node["Node Type"].startswith("Tid"):
-        return None
-    # Both are of one loop: the inner side of a nested loop has an average of them.
-    estimated, rows = node["Plan Rows"], actual * node.get("Actual Loops", 1)
-    if rows > STALE_ROWS and actual > STALE_FACTOR * max(estimated, 1):
-        return (
-            f"{estimated:,} rows of {_relation(node)} were expected, {actual:,.0f} came: run ANALYZE {_relation(node)};"
-        )
-    return None
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from _nodes(child)
-
-
-def _relation(node: dict[str, Any]) -> str:
-    return f"{quoted(node['Schema'])}.{quoted(node['Relation Name'])}"
-
-
 def _is_of(node: dict[str, Any], target: Target) -> bool:
     return (node.get("Schema"), node.get("Relation Name")) == (target.schema, target.table)
-
-
-def _size(blocks: int) -> str:
-    return f"{blocks:,} blocks, {blocks * 8 / 1024:,.0f} MB"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,6 +19,9 @@ from jobs.failures import SliceOver, Steered
 from jobs.observer import Observer
 
 log = structlog.get_logger()
+
+# Of the counters: the seconds that a run was sent to wait for its policy's hours.
+OUTSIDE_HOURS = "outside_hours_s"
 
 
 @dataclass
@@ -39,6 +42,10 @@ class Run:
     result: dict[str, Any] | None = field(init=False, default=None)  # of a finished one
     renewed_at: float = field(init=False)
     waiting: bool = field(init=False, default=False)
+    # What its approval allows: a limit that an operator can't raise.
+    most_rows: int | None = field(init=False, default=None)
+    # Asked before each round of batches; raises what keeps the run from going on.
+    may_work: Callable[[], Awaitable[None]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._mirror(self.claim)
@@ -58,13 +65,15 @@ class Run:
 
     @property
     def running_for(self) -> timedelta:
-        """Since the run was first claimed, slices and waits included."""
-        return self.claim.running_for + timedelta(seconds=time.monotonic() - self._claimed_at)
+        """Since the run was first claimed, slices and waits included, but for the hours in which its policy rests."""
+        rested_s = self.counters.get(OUTSIDE_HOURS, 0)
+        return self.claim.running_for + timedelta(seconds=time.monotonic() - self._claimed_at - rested_s)
 
     @property
     def rows_left(self) -> int | None:
         """How many rows it may still change; None: as many as there are."""
-        return None if self.wishes.max_rows is None else max(self.wishes.max_rows - self.rows_done, 0)
+        limits = [limit for limit in (self.wishes.max_rows, self.most_rows) if limit is not None]
+        return max(min(limits) - self.rows_done, 0) if limits else None
 
     @property
     def spent(self) -> bool:
@@ -157,12 +166,16 @@ class Run:
 
     async def wait(self, wait_reason: str | None) -> None:
         """Tell onlookers why it waits, or with None that it goes on; hear what an operator wishes by now."""
-        async with self.database.sessions.begin() as session:
-            self.wishes = await leases.wait(session, self.claim, wait_reason=wait_reason, lease=self.lease)
-        self.renewed_at = time.monotonic()
         if wait_reason is not None and not self.waiting:
             self.observer.waited(wait_reason)
         self.waiting = wait_reason is not None
+        await self.tell(wait_reason)
+
+    async def tell(self, what: str | None) -> None:
+        """As `wait`, of work that is no batch."""
+        async with self.database.sessions.begin() as session:
+            self.wishes = await leases.wait(session, self.claim, wait_reason=what, lease=self.lease)
+        self.renewed_at = time.monotonic()
         self.heed()
 
     async def rest(self, seconds: float) -> None:

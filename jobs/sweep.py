@@ -16,10 +16,10 @@ import asyncpg
 
 from db import blocking
 from db.batches import Batch, Change, Done
-from db.faults import sqlstate
+from db.faults import BLOCKED, sqlstate
 from db.trees import TOO_LARGE, stays
 from db.windows import Part
-from jobs.failures import BLOCKED, LOCKED, Waiting
+from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
@@ -118,6 +118,8 @@ class _Walk:
 
     async def step(self) -> bool:
         """One round trip on each lane; False at the end of the walk."""
+        if self._run.may_work is not None:
+            await self._run.may_work()
         await self._until_well()
         pace = _pace(self._run)
         self._sizer.target_s = pace.target_s

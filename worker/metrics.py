@@ -23,6 +23,7 @@ WAITS = (
     (re.compile(".* was frozen ", re.DOTALL), "wraparound"),
     (re.compile("others hold locks"), "locks"),
     (re.compile("run .* purges .* now", re.DOTALL), "another run"),
+    (re.compile("outside the hours "), "hours"),
     (re.compile("retry after an error"), "retry"),
 )
 
@@ -60,6 +61,8 @@ class Metrics:
         self._last = self._gauge("policy_last_success_timestamp_seconds", "When a policy's last purge ended well.")
         about = "1 where the last look at a policy's rows told how many are eligible, 0 where it could not in its time."
         self._surveyed = self._gauge("policy_surveyed", about)
+        about = "1 while a policy is disabled: by the file, or by what the database has against it. The log says why."
+        self._disabled = self._gauge("policy_disabled", about)
         self.present = Present(pulse)
         self.registry.register(self.present)
         ProcessCollector(registry=self.registry)
@@ -93,6 +96,9 @@ class Metrics:
             self._oldest.labels(policy).set(overdue.oldest_age_s)
         if survey is not None and survey.last_success is not None:
             self._last.labels(policy).set(survey.last_success.timestamp())
+
+    def disabled(self, policy: str, *, is_disabled: bool) -> None:
+        self._disabled.labels(policy).set(is_disabled)
 
     def _known(self, job: str) -> str:
         return job if job in self._jobs else OTHER

@@ -16,14 +16,16 @@ from sqlalchemy import text
 from db import engine, migrate
 from db.engine import Database
 from db.faults import server_message
-from jobs import policies as known_policies
+from jobs import policyfile
 from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.failures import is_passing
 from jobs.life import Life
+from jobs.policies import DEFAULT, Policy
 from worker import doorbells, redis_url, wakeup
 from worker import settings as environment
 from worker.dispatch import Dispatcher
+from worker.lookout import Lookout
 from worker.monitor import Monitor, monitored
 from worker.pulse import QUEUE
 from worker.queue import POLL, QueueWorker
@@ -82,27 +84,37 @@ def open_redis(settings: Settings) -> ArqRedis:
 async def work(settings: Settings, *, burst: bool = False) -> int:
     """Consume until a signal, or with `burst` until nothing is due; return the exit code.
 
-    Raises Unreachable when a server does not answer within 30 s, NotMigrated, and WrongSettings where a port is taken.
+    Raises Unreachable when a server does not answer within 30 s, NotMigrated, PolicyFileBroken, and WrongSettings where
+    a port is taken.
     """
+    policies = policyfile.load(settings.policies)
     async with (
         servers(settings) as given,
-        monitored(settings.http, given.database, given.redis, policies=known_policies.DEFAULT) as monitor,
+        monitored(settings.http, given.database, given.redis, policies=policies.valid) as monitor,
     ):
         await reach(given, within=START_WITHIN)
         await require_ledger(given.database)
+        lookout = Lookout(given.database, policies, metrics=monitor.metrics)
         life = Life(
             given.database,
-            jobs(known_policies.DEFAULT),
+            jobs(policies.valid, disabled=lookout.disabled),
             worker=environment.process_name(),
             lease=settings.lease,
             slice_length=settings.slice,
             observer=monitor.metrics,
         )
-        return await consume(given, life, settings, burst=burst, monitor=monitor)
+        async with alongside(lookout.run()):
+            return await consume(given, life, settings, burst=burst, monitor=monitor, policies=policies.valid)
 
 
 async def consume(
-    given: Servers, life: Life, settings: Settings, *, burst: bool, monitor: Monitor | None = None
+    given: Servers,
+    life: Life,
+    settings: Settings,
+    *,
+    burst: bool,
+    monitor: Monitor | None = None,
+    policies: tuple[Policy, ...] = DEFAULT,
 ) -> int:
     consumer = QueueWorker(life, given.redis, queue=given.queue, parallel_runs=settings.parallel_runs)
     monitor = monitor or Monitor()
@@ -111,7 +123,7 @@ async def consume(
         given.database,
         consumer.doorbells,
         jobs=list(life.jobs),
-        policies=known_policies.DEFAULT,
+        policies=policies,
         rang=consumer.woken.set,
     )
     async with AsyncExitStack() as stack:
@@ -148,12 +160,16 @@ async def reach(given: Servers, *, within: timedelta) -> None:
     await _answers("Redis", redis_server(given.redis), given.redis.ping, within=within)
 
 
-async def reach_database(database: Database, *, within: timedelta) -> None:
+async def reach_database(
+    database: Database, *, within: timedelta, question: Callable[[], Awaitable[object]] | None = None
+) -> None:
+    """`question` is what it has to answer, when anything at all is not enough."""
+
     async def ask() -> None:
         async with database.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
-    await _answers("PostgreSQL", database.address.server, ask, within=within)
+    await _answers("PostgreSQL", database.address.server, question or ask, within=within)
 
 
 async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]], *, within: timedelta) -> None:

@@ -17,7 +17,8 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 from redis.exceptions import RedisError, ResponseError
 
-from db.faults import Conflict, UnfitPayload, server_message
+from db.faults import UnfitPayload, server_message
+from db.refusals import Conflict
 from jobs.background import alongside
 from jobs.failures import as_error, is_passing
 from jobs.life import Again, Ending, Finished, Life, Parked, Unknown

@@ -11,7 +11,7 @@ from cronsim import CronSim
 from db import clock, runs
 from db import schedules as standing
 from db.engine import Database
-from db.faults import Conflict
+from db.refusals import Conflict
 from jobs.policies import Policy
 from jobs.run import isoformat
 from worker import wire

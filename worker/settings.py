@@ -85,14 +85,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{runs} runs at once (LOWTIDE_PARALLEL_RUNS) need at least {least(runs)}")
         return value or usual(runs)
 
-    @field_validator("policies")
+    @field_validator("policies", mode="before")
     @classmethod
-    def _no_file_yet(cls, value: Path | None) -> Path | None:
-        """A file that is there and not obeyed would be worse than none."""
-        file = value or (DEFAULT_POLICIES if DEFAULT_POLICIES.exists() else None)
-        if file is not None:
-            raise ValueError(f"{file} is not read by this version, which has the built-in policy alone; remove it")
-        return value
+    def _policies(cls, value: Any) -> Any:  # noqa: ANN401 - as above
+        """The file in this folder, unless told otherwise; the empty text means none. A link to nowhere is a file."""
+        if value == "":
+            return None
+        return DEFAULT_POLICIES if value is None and os.path.lexists(DEFAULT_POLICIES) else value
 
 
 def load(**overrides: Any) -> Settings:  # noqa: ANN401 - the fields of Settings

@@ -27,3 +27,8 @@ def configure(*, verbose: bool = False) -> None:
     )
     # arq logs the arguments of every job at INFO.
     logging.getLogger("arq").setLevel(logging.WARNING)
+
+
+def quiet() -> None:
+    """For a command that does a run's work itself, and prints what came of it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

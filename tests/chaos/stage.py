@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 from functools import cached_property
+from typing import Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 

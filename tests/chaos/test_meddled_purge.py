@@ -141,7 +141,7 @@ async def test_what_is_gone_is_what_was_eligible_and_not_restored(
     await scene.set_up(sql)
     count = f"SELECT count(*) FROM t WHERE {scene.eligible}"
     before = await sql.fetchval(count)
-    policy = Policy("t", Target("public", "t", "gone_at", where=scene.where), keep=timedelta(days=90))
+    policy = Policy("t", Target("public", "t", "gone_at", where=scene.where), timedelta(days=90), max_share=1.0)
     life = Life(database, jobs((policy,)), worker="chaos", lease=timedelta(seconds=2), slice_length=scene.slice)
     await accept(life, "purge-old-deleted", "run", policy="t", pace=scene.pace)
     async with meddling(scene, database) as meddler:

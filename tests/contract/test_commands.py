@@ -85,9 +85,24 @@ async def test_migrate_says_what_it_did(empty_url: str) -> None:
     first = await lowtide("migrate", "--json", database_url=empty_url)
     second = await lowtide("migrate", "--with-tasks", database_url=empty_url)
     third = await lowtide("migrate", "--with-tasks", database_url=empty_url)
-    assert (first.code, first.json) == (0, ["lowtide_0001", "lowtide_0002", "lowtide_0003", "lowtide_0004"])
-    assert (second.code, second.err) == (0, "applied: tasks_0001\n")
+    assert (first.code, first.json) == (
+        0,
+        [f"lowtide_{number:04}" for number in range(1, 8)],
+    )
+    assert (second.code, second.err) == (0, "applied: tasks_0001, tasks_0002\n")
     assert (third.code, third.err) == (0, "up to date\n")
+
+
+async def test_migrate_says_that_searches_will_be_slow_where_the_trigram_indexes_are_missing(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP EXTENSION pg_trgm CASCADE")
+    await connection.close()
+    told = await lowtide("migrate", "--with-tasks", "--json", database_url=database_url)
+    without = await lowtide("migrate", database_url=database_url)
+    assert (told.code, told.json) == (0, [])
+    assert "no trigram index on public.task (title, description)" in told.err
+    assert "CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY task_title_trigrams" in told.err
+    assert (without.code, without.err) == (0, "up to date\n")
 
 
 async def test_migrate_leaves_a_table_that_does_not_fit_alone_and_says_so(empty_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The two roles of docs/roles.sql can do what they are for, and nothing else: tried by logging in as them."""
+"""The roles of docs/roles.sql can do what they are for, and nothing else: tried by logging in as them."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -10,23 +10,27 @@ import pytest
 import pytest_asyncio
 
 from db import engine
+from db.migrate import migrate
 from jobs.catalog import jobs
 from jobs.life import Life
 from tests import people
+from tests.contract.cli import lowtide
 from tests.ledger import run
+from worker.embedded import Postgres
 
 ROLES = (Path(__file__).parents[2] / "docs" / "roles.sql").read_text()
 
 
 @pytest_asyncio.fixture
 async def roles(sql: asyncpg.Connection) -> AsyncIterator[None]:
-    """The two, and a login for each. Roles belong to the server: they go with the test."""
+    """All of them, and a login for each. Roles belong to the server: they go with the test."""
     await sql.execute(ROLES)
     await sql.execute(ROLES)  # again, as after a later migration
     await sql.execute("CREATE ROLE service LOGIN PASSWORD 'secret' IN ROLE lowtide_enqueuer")
     await sql.execute("CREATE ROLE night LOGIN PASSWORD 'secret' IN ROLE lowtide_worker")
+    await sql.execute("CREATE ROLE keeper LOGIN PASSWORD 'secret' IN ROLE lowtide_operator")
     yield
-    for role in ("service", "night", "lowtide_enqueuer", "lowtide_worker"):
+    for role in ("service", "night", "keeper", "lowtide_enqueuer", "lowtide_worker", "lowtide_operator"):
         await sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
@@ -85,3 +89,84 @@ async def test_the_worker_does_all_four_jobs_and_owns_nothing(
                     await connection.execute(forbidden)
     finally:
         await database.close()
+
+
+async def test_the_worker_reads_holds_and_adds_to_the_audit_and_changes_neither(
+    roles: None, database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(
+        "INSERT INTO lowtide.hold (relation, table_name, column_name, value, reason, placed_by) "
+        "VALUES ('task', 'public.task', 'id', '1', 'why', 'me')"
+    )
+    night = await asyncpg.connect(as_role(database_url, "night"))
+    try:
+        await night.execute("INSERT INTO lowtide.audit (event, role) VALUES ('note', 'somebody else')")
+        assert await night.fetchval("SELECT role FROM lowtide.audit") == "night"
+        assert await night.fetchval("SELECT count(*) FROM lowtide.hold") == 1
+        await night.execute(
+            "SELECT lowtide.under_holds(ARRAY['task'::regclass::oid], ARRAY['task'::regclass::oid || '.id'])"
+        )
+        for forbidden in (
+            "UPDATE lowtide.audit SET role = 'x'",
+            "DELETE FROM lowtide.audit",
+            "TRUNCATE lowtide.audit",
+            "INSERT INTO lowtide.hold (relation, table_name, column_name, value, reason, placed_by) "
+            "VALUES ('task', 'public.task', 'id', '1', 'why', 'me')",
+            "UPDATE lowtide.hold SET released_at = now(), released_by = 'me', release_reason = 'why'",
+            "DELETE FROM lowtide.hold",
+            "TRUNCATE lowtide.hold",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await night.execute(forbidden)
+    finally:
+        await night.close()
+
+
+async def test_the_operator_places_and_releases_holds_and_steers_runs_and_deletes_nothing(
+    roles: None, database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', 'night')")
+    url = as_role(database_url, "keeper")
+    added = await lowtide(
+        *("hold", "add", "--table", "public.task", "--where-column", "project_id", "--value", "7", "--reason", "why"),
+        database_url=url,
+    )
+    released = await lowtide("hold", "release", "1", "--reason", "done", "--yes", database_url=url)
+    cancelled = await lowtide("cancel", "night", database_url=url)
+    assert (added.code, released.code, cancelled.code) == (0, 0, 0), added.err + released.err + cancelled.err
+    assert "it is over 0 rows of public.task now" in added.err
+
+    keeper = await asyncpg.connect(url)
+    try:
+        for forbidden in (
+            "DELETE FROM task",
+            "DELETE FROM lowtide.hold",
+            "UPDATE lowtide.hold SET value = '8'",
+            "UPDATE lowtide.audit SET run = 'x'",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await keeper.execute(forbidden)
+    finally:
+        await keeper.close()
+
+
+async def test_default_privileges_of_an_earlier_version_give_nothing_on_new_tables(
+    empty_url: str, postgres: Postgres
+) -> None:
+    """roles.sql has run on a ledger that had no holds yet, and lets the worker delete from whatever comes."""
+    sql = await asyncpg.connect(empty_url)
+    database = engine.connect(empty_url)
+    try:
+        await sql.execute("CREATE SCHEMA lowtide; CREATE ROLE early")
+        await sql.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA lowtide GRANT ALL ON TABLES TO early")
+        await migrate(database.engine, with_tasks=False)
+        rights = await sql.fetch(
+            "SELECT table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type) FROM "
+            "information_schema.role_table_grants WHERE grantee = 'early' AND table_name IN ('hold', 'audit') "
+            "GROUP BY table_name ORDER BY table_name"
+        )
+        assert [tuple(row) for row in rights] == [("audit", "INSERT SELECT"), ("hold", "SELECT")]
+    finally:
+        await database.close()
+        await sql.execute("DROP OWNED BY early; DROP ROLE early")
+        await sql.close()

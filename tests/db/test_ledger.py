@@ -9,7 +9,8 @@ import pytest
 from db import batches, leases, runs
 from db.batches import Batch, Change, Done
 from db.engine import Database
-from db.faults import Conflict, RunFenced
+from db.faults import RunFenced
+from db.refusals import Conflict
 
 LEASE = timedelta(seconds=30)
 

@@ -16,8 +16,9 @@ from db.engine import Database
 from db.migrate import NewerLedger, migrate, pending
 from db.tasktables import MisfitTables
 
-LEDGER = ["lowtide_0001", "lowtide_0002", "lowtide_0003", "lowtide_0004", "lowtide_0006", "lowtide_0007"]
-ALL = [*LEDGER, "tasks_0001"]
+LEDGER = [f"lowtide_{number:04}" for number in range(1, 8)]
+TASKS = ["tasks_0001", "tasks_0002"]
+ALL = [*LEDGER, *TASKS]
 
 
 @pytest_asyncio.fixture
@@ -47,7 +48,7 @@ async def test_again_changes_nothing_and_the_tasks_can_follow_later(empty: Datab
     await migrate(empty.engine, with_tasks=False)
 
     assert await migrate(empty.engine, with_tasks=False) == []
-    assert await migrate(empty.engine, with_tasks=True) == ["tasks_0001"]
+    assert await migrate(empty.engine, with_tasks=True) == TASKS
     assert await migrate(empty.engine, with_tasks=True) == []
 
 
@@ -66,15 +67,23 @@ async def test_an_unmigrated_database_lacks_both_branches(empty: Database) -> No
         assert await pending(session) == ["lowtide", "tasks"]
 
 
-async def test_the_models_are_the_tables(database: Database) -> None:
-    """Columns, types, nullability and foreign keys. The ledger's private columns and the indexes are not modelled."""
+async def test_the_models_are_the_tables(database_url: str) -> None:
+    """Columns, types, nullability and foreign keys. The ledger's private columns and the indexes are not modelled.
+
+    Of the schema that stands first in the search_path, which the models name, alembic would leave out the name.
+    """
 
     def compared(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"include_schemas": True, "compare_type": True})
         return [difference for difference in compare_metadata(context, SQLModel.metadata) if not _ours(difference)]
 
+    database = engine.connect(f"{database_url}?options=-csearch_path%3Dempty")
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CREATE SCHEMA empty"))
+    await database.engine.dispose()
     async with database.engine.connect() as connection:
         assert await connection.run_sync(compared) == []
+    await database.close()
 
 
 def _ours(difference: object) -> bool:
@@ -130,6 +139,22 @@ async def test_without_the_trigram_extension_the_tables_are_made_all_the_same(
     made = [row["indexname"] for row in await bare.fetch("SELECT indexname FROM pg_indexes WHERE tablename = 'task'")]
     assert "task_deleted_at" in made
     assert "task_title_trigrams" not in made
+
+
+async def test_the_index_of_newest_tasks_is_made_for_our_own_table_alone(
+    empty: Database, bare: asyncpg.Connection
+) -> None:
+    """A table that was there is never altered."""
+    await migrate(empty.engine, with_tasks=True)
+    indexes = "SELECT count(*) FROM pg_indexes WHERE indexname = 'task_active'"
+    assert await bare.fetchval(indexes) == 1
+    await bare.execute("DELETE FROM lowtide.migration WHERE version_num LIKE 'tasks%'")
+    await bare.execute("DROP TRIGGER lowtide_not_into_archived ON task; DROP INDEX task_active")
+    await bare.execute("DROP FUNCTION lowtide_refuse_archived_project, lowtide_keep_updated_at CASCADE")
+    await bare.execute("DROP FUNCTION lowtide_refuse_move_to_archived_project CASCADE")
+
+    assert await migrate(empty.engine, with_tasks=True) == TASKS
+    assert await bare.fetchval(indexes) == 0
 
 
 async def test_plain_inserts_need_only_the_named_columns(sql: asyncpg.Connection) -> None:

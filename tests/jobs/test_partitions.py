@@ -10,12 +10,15 @@ import pytest
 from db import partitions
 from db.engine import Database
 from db.targets import Target
-from jobs.catalog import jobs
+from jobs.catalog import PAYLOADS, jobs
 from jobs.life import Life
-from jobs.policies import Policy
+from jobs.policies import Policies, Policy
 from tests.eventually import eventually
 from tests.jobs.test_children import hold
 from tests.ledger import accept, row, run, serve_to_the_end
+from worker.lookout import Lookout
+from worker.metrics import Metrics
+from worker.pulse import Pulse
 
 ROWS = 1000
 
@@ -77,6 +80,8 @@ REASONS = {
     "a default partition": "CREATE TABLE rest PARTITION OF p DEFAULT",
     "a trigger": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';"
     "CREATE TRIGGER t BEFORE DELETE ON p FOR EACH ROW EXECUTE FUNCTION f()",
+    "a foreign key of its own": "CREATE TABLE q (id int PRIMARY KEY); INSERT INTO q SELECT generate_series(1, 1000);"
+    "ALTER TABLE p ADD FOREIGN KEY (id) REFERENCES q",
     "a foreign key": "ALTER TABLE p ADD PRIMARY KEY (id, at);"
     "CREATE TABLE c (id int, at timestamptz, FOREIGN KEY (id, at) REFERENCES p ON DELETE SET NULL)",
     "a publication": "CREATE PUBLICATION pub FOR TABLE p; ALTER TABLE older REPLICA IDENTITY FULL;"
@@ -164,7 +169,9 @@ async def test_what_a_crash_left_on_its_way_out_is_attached_again_first(
     )
     async with database.autocommit() as connection:
         await partitions.note(connection, await _as_partition(sql, "edge"), run_id="crashed")
-    if step != "noted":
+    if step == "noted":
+        await sql.execute("UPDATE lowtide.detaching SET begun_at = now() - interval '1 hour'")
+    else:
         await _detach_by_half(database, sql, "edge")
     if step == "detached":
         await sql.execute("ALTER TABLE p DETACH PARTITION edge FINALIZE")
@@ -178,10 +185,12 @@ async def test_what_a_crash_left_on_its_way_out_is_attached_again_first(
 
 
 async def _as_partition(sql: asyncpg.Connection, name: str) -> partitions.Partition:
-    oid, bound = await sql.fetchrow(
-        "SELECT oid::bigint, pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = $1", name
+    oid, parent, bound = await sql.fetchrow(
+        "SELECT oid::bigint, 'p'::regclass::oid::bigint, pg_get_expr(relpartbound, oid) FROM pg_class "
+        "WHERE relname = $1",
+        name,
     )
-    return partitions.Partition(oid, f"public.{name}", "public.p", bound)
+    return partitions.Partition(oid, f"public.{name}", "public.p", parent, bound)
 
 
 async def _detach_by_half(database: Database, sql: asyncpg.Connection, name: str) -> None:
@@ -196,3 +205,39 @@ async def _detach_by_half(database: Database, sql: asyncpg.Connection, name: str
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
             await half
     await reading.close()
+
+
+async def test_a_policy_for_a_partition_alone_does_not_drop_it(database: Database, sql: asyncpg.Connection) -> None:
+    await months(sql)
+    policy = Policy("p", Target("public", "old", "at"), timedelta(days=90), max_share=1)
+    life = Life(database, jobs((policy,)), worker="test", lease=timedelta(seconds=2))
+    ended = await run(life, "purge-old-deleted", policy="p")
+    assert (ended.state, ended.rows_done) == ("succeeded", ROWS)
+    assert "old" in await attached(sql)
+
+
+async def test_a_partition_with_more_rows_than_the_run_may_delete_stays(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await months(sql)
+    ended = await run(life_of(database), "purge-old-deleted", policy="p", max_rows=ROWS - 1)
+    assert ended.result is not None
+    assert (ended.rows_done, "partitions" in ended.result) == (ROWS - 1, False)
+    assert {"old", "older"} <= await attached(sql)
+
+
+async def test_a_partition_that_nobody_purges_any_more_is_attached_again_by_the_next_worker(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await months(sql)
+    async with database.autocommit() as connection:
+        await partitions.note(connection, await _as_partition(sql, "edge"), run_id="crashed")
+    await _detach_by_half(database, sql, "edge")
+    await sql.execute("ALTER TABLE p RENAME TO renamed")
+    await Lookout(database, Policies((), ()), metrics=Metrics(jobs=PAYLOADS, pulse=Pulse())).look()
+    assert (
+        await sql.fetchval(
+            "SELECT count(*) FROM pg_inherits WHERE NOT inhdetachpending AND inhparent = 'renamed'::regclass"
+        )
+        == 4
+    )

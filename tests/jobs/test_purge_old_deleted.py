@@ -134,12 +134,17 @@ async def test_a_dry_run_counts_and_changes_nothing(life: Life, sql: asyncpg.Con
 
 
 async def test_a_dry_run_estimates_by_the_speed_of_earlier_runs(life: Life, sql: asyncpg.Connection) -> None:
+    """Of their work alone, not of rest and VACUUM."""
     await people.people(sql)
     await people.many(sql, 4000, deleted_every=2)
     await sql.execute(
-        "INSERT INTO lowtide.run (id, job, requested_by, target, pace, state, rows_done, started_at, finished_at) "
+        "INSERT INTO lowtide.run "
+        "(id, job, requested_by, target, pace, state, rows_done, started_at, finished_at, result, counters) "
         "SELECT 'earlier ' || n, 'purge-old-deleted', 'test', 'public.task', 'gentle', 'succeeded', 1000, "
-        "now() - make_interval(secs => n), now() FROM generate_series(9, 11) n"
+        "now() - make_interval(secs => n + 25), now(), "
+        """ '{"vacuum": {"a": {"seconds": 2.5}, "b": {"seconds": 2.5}, "c": {"done": false}}}', """
+        """ '{"outside_hours_s": 20}' """
+        "FROM generate_series(9, 11) n"
     )
     ended = await run(life, "purge-old-deleted", dry_run=True)
 

@@ -9,11 +9,12 @@ import pytest
 from db import estimates, queryplans
 from db.engine import Database
 from db.targets import TIMESTAMPTZ, Eligible, Target
+from db.verdicts import judge
 from jobs.explain import explain
 from jobs.life import Life
 from jobs.policies import DEFAULT, OLD_DELETED_TASKS
 from jobs.purge_old_deleted import PurgeOldDeleted
-from jobs.queryplans import QueryPlanRefused, guard, judge
+from jobs.queryplans import QueryPlanRefused, guard
 from jobs.ways import statements_of
 from tests import people
 from tests.eventually import eventually

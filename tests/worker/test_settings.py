@@ -40,7 +40,6 @@ def test_a_missing_variable_is_named() -> None:
         ("DATABASE_URL", "postgresql://u:hunter2\uff0f@h/d", ""),  # NFKC makes a slash of it, which urllib refuses
         ("REDIS_URL", "redis://u:hunter2\uff0f@h", ""),
         ("REDIS_URL", "redis://:hunter2@h:port", ""),
-        ("POLICIES", "lowtide.toml", "not read by this version"),
         ("HTTP", "", "a port, or an address and a port"),
         ("HTTP", "0", "a port, or an address and a port"),
         ("HTTP", "65536", "a port, or an address and a port"),
@@ -70,20 +69,23 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert named == ["LOWTIDE_DATABASE_URL", "LOWTIDE_QUEUE", "LOWTIDE_PARALLEL_RUNS"]
 
 
-def test_a_policies_path_is_refused_whether_or_not_a_file_is_there(
+def test_policies_are_those_of_the_file_in_the_folder_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("LOWTIDE_POLICIES", str(tmp_path / "nothing-here.toml"))
-    with pytest.raises(WrongSettings, match=r"^LOWTIDE_POLICIES: .*nothing-here.toml is not read"):
-        load(database_url=DATABASE)
-
-
-def test_a_policy_file_in_the_folder_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    load(database_url=DATABASE)
-    (tmp_path / "lowtide.toml").write_text("")
-    with pytest.raises(WrongSettings, match=r"LOWTIDE_POLICIES: lowtide.toml is not read"):
-        load(database_url=DATABASE)
+    assert load(database_url=DATABASE).policies is None
+    (tmp_path / "lowtide.toml").touch()
+    assert load(database_url=DATABASE).policies == Path("lowtide.toml")
+    monkeypatch.setenv("LOWTIDE_POLICIES", "other/nothing-here.toml")
+    assert load(database_url=DATABASE).policies == Path("other/nothing-here.toml")
+    monkeypatch.setenv("LOWTIDE_POLICIES", "")
+    assert load(database_url=DATABASE).policies is None
+
+
+def test_a_link_to_nowhere_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lowtide.toml").symlink_to("nowhere")
+    assert load(database_url=DATABASE).policies == Path("lowtide.toml")
 
 
 @pytest.mark.parametrize("name", ["lease", "slice", "tick", "shutdown"])

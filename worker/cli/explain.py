@@ -10,7 +10,9 @@ from jobs import explain as explaining
 from jobs.catalog import PAYLOADS
 from jobs.explain import Explained
 from jobs.failures import NotFound, TasksMissing, missing_tables
-from jobs.policies import DEFAULT
+from jobs.fields import Payload
+from jobs.policies import Policies
+from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
 from worker.cli import output, payloads, session
 from worker.process import NotMigrated
 
@@ -27,11 +29,15 @@ def explain(
     payloads.require_job(job)
     checked = PAYLOADS[job].model_validate_json(payloads.checked(job, payloads.text(payload, payload_file)))
 
+    settings = session.load()
+    policies = session.policies(settings)
+
     async def explained() -> tuple[list[Explained], str | None]:
-        async with session.database(session.load()) as database, database.autocommit() as connection:
-            return await explaining.explain(connection, checked, policies=DEFAULT)
+        async with session.database(settings) as database, database.autocommit() as connection:
+            return await explaining.explain(connection, checked, policies=policies.valid)
 
     try:
+        _require_policy(checked, policies)
         statements, refusal = asyncio.run(explained())
     except NotFound as exc:
         raise typer.BadParameter(str(exc), param_hint="--payload") from exc
@@ -50,6 +56,12 @@ def explain(
         output.say(f"lowtide: the run would be refused: {refusal}")
     if refusal is not None or any(each.verdict.word == "bad" for each in statements):
         raise typer.Exit(1)
+
+
+def _require_policy(payload: Payload, policies: Policies) -> None:
+    """Raises NotFound, and PolicyBroken for one that the file has wrong."""
+    if isinstance(payload, PurgeOldDeleted):
+        policy_for(payload, policies.valid, policies.disabled())
 
 
 def _as_json(each: Explained) -> dict[str, Any]:

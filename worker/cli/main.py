@@ -11,13 +11,29 @@ import typer
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from db.faults import Conflict, server_message, sqlstate
-from db.holds import HoldRefused
+from db.faults import server_message, sqlstate
 from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
-from jobs.failures import LOCKED, Refused, is_passing
+from jobs.failures import AWAY, LOCKED, Refused, is_passing
+from jobs.policyfile import PolicyFileBroken
 from worker import telemetry
-from worker.cli import audit, demo, dev, enqueue, explain, hold, migrate, output, runs, schedules, steer, work
+from worker.cli import (
+    audit,
+    check,
+    demo,
+    dev,
+    enqueue,
+    explain,
+    hold,
+    migrate,
+    output,
+    plan,
+    policies,
+    runs,
+    schedules,
+    steer,
+    work,
+)
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
 from worker.cli.steer import NotToBeSteered
@@ -26,18 +42,15 @@ from worker.process import NotMigrated, Unreachable
 from worker.settings import WrongSettings
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
-AWAY = ("08", "57P", "53300")  # SQLSTATEs of a server that takes no connection, or has ended one
 # Typer brings its own copy of click, whose errors it does not export: BadParameter is the one that it does.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
-    ((WrongSettings, USAGE_ERROR), USAGE),
+    ((WrongSettings, PolicyFileBroken, USAGE_ERROR), USAGE),
     (
         (
             Refused,
-            Conflict,
-            HoldRefused,
             NewerLedger,
             NotMigrated,
             MisfitTables,
@@ -61,6 +74,8 @@ for command in (
     migrate.migrate,
     work.worker,
     enqueue.enqueue,
+    policies.policies,
+    check.check,
     explain.explain,
     runs.runs,
     runs.show,
@@ -69,6 +84,8 @@ for command in (
     steer.resume,
     steer.cancel,
     steer.retry,
+    plan.plan,
+    plan.approve,
     audit.audit,
 ):
     app.command()(command)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from db import migrate as migrations
+from db import trigrams
 from worker.cli import output, session
 
 
@@ -18,9 +19,13 @@ def migrate(
     async def migrated() -> None:
         async with session.database(session.load(), ledger=False) as database:
             applied = await migrations.migrate(database.engine, with_tasks=with_tasks)
+            async with database.autocommit() as connection:
+                missing = await trigrams.missing(connection) if with_tasks else None
         if as_json:
             output.print_json(applied)
         else:
             output.say(f"applied: {', '.join(applied)}" if applied else "up to date")
+        if missing is not None:
+            output.say(missing)
 
     asyncio.run(migrated())

@@ -64,12 +64,39 @@ def say(message: str) -> None:
     notes().print(message, markup=False)
 
 
-def print_table(table: Table) -> None:
-    """Without the spaces that would pad the last column."""
+def print_table(table: Table, *, notes: bool = False) -> None:
+    """Without the spaces that would pad the last column; with `notes` on stderr."""
     console = results()
     with console.capture() as captured:
         console.print(table)
-    print_lines(*(line.rstrip() for line in captured.get().splitlines()))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    if notes:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+    else:
+        print_lines(*lines)
+
+
+def print_facts(facts: dict[str, str], *, notes: bool = False) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, said in facts.items():
+        if said:
+            table.add_row(plain(name), plain(said))
+    print_table(table, notes=notes)
+
+
+def print_sample(rows: list[dict[str, str | None]] | str, *, notes: bool = False) -> None:
+    """Rows of a user's table, or why they can't be shown."""
+    if isinstance(rows, str):
+        say(f"no sample: {rows}")
+    elif rows:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in rows[0]:
+            table.add_column(plain(name), no_wrap=True)
+        for row in rows:
+            table.add_row(*("" if said is None else plain(said.replace("\n", " ")) for said in row.values()))
+        print_table(table, notes=notes)
 
 
 def print_lines(*lines: str) -> None:
@@ -187,7 +214,11 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= 2000 else f"{shown[:2000]}… ({len(shown):,} characters; --json shows all)"
 
 
+def printable(value: str) -> str:
+    """Without control characters: names and errors come from outside."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
+
+
 def plain(value: str) -> str:
-    """Neither markup nor control characters: ids and errors come from outside."""
-    printable = "".join(c if c.isprintable() or c == "\n" else "�" for c in value)
-    return printable.replace("[", "\\[")
+    """Neither markup nor control characters."""
+    return printable(value).replace("[", "\\[")

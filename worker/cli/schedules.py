@@ -6,16 +6,20 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import clock, runs
 from db import schedules as standing
-from jobs.policies import DEFAULT, Policy
+from jobs.failures import NotFound
+from jobs.policies import Policy
+from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
 from jobs.run import isoformat
 from worker import settings as environment
 from worker.cli import output, session
 from worker.schedules import JOB, next_fire_time
+from worker.settings import Settings
 
 app = typer.Typer(help="When policies purge by themselves; pause one, resume it, or run it now.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="POLICY", help="The policy's name.")]
@@ -26,8 +30,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_them(as_json: Json = False) -> None:
     """List the policies that have a schedule, with the next time and whether it is paused."""
 
+    settings = session.load()
+    policies = session.policies(settings)
+
     async def listed() -> None:
-        async with session.database(session.load()) as database, database.sessions.begin() as opened:
+        async with session.database(settings) as database, database.sessions.begin() as opened:
             now, pauses = await clock.now(opened), await standing.pauses(opened)
         found = [
             {
@@ -37,9 +44,11 @@ def list_them(as_json: Json = False) -> None:
                 "next": isoformat(next_fire_time(policy, now=now)),
                 "paused": pauses.get(policy.name, now) is None,
             }
-            for policy in DEFAULT
+            for policy in policies.valid
             if policy.schedule is not None
         ]
+        for broken in policies.broken:
+            output.say(f"disabled: {broken}")
         if as_json:
             output.print_json(found)
             return
@@ -69,10 +78,10 @@ def resume(policy: Name) -> None:
 @app.command()
 def run(policy: Name) -> None:
     """Enqueue the policy's purge now, whatever its schedule says. Prints the run's id."""
-    _known(policy)
+    settings = session.load()
+    _known(policy, settings)
 
     async def enqueued() -> None:
-        settings = session.load()
         async with session.database(settings) as database:
             async with database.sessions.begin() as opened:
                 payload = json.dumps({"policy": policy})
@@ -85,20 +94,23 @@ def run(policy: Name) -> None:
 
 
 def _change(policy: str, change: Callable[[AsyncSession], Awaitable[None]], *, done: str) -> None:
-    if _known(policy).schedule is None:
+    settings = session.load()
+    if _known(policy, settings).schedule is None:
         raise typer.BadParameter(f"policy {policy!r} has no schedule")
 
     async def changed() -> None:
-        async with session.database(session.load()) as database, database.sessions.begin() as opened:
+        async with session.database(settings) as database, database.sessions.begin() as opened:
             await change(opened)
         output.say(f"schedule of {policy} is {done}")
 
     asyncio.run(changed())
 
 
-def _known(name: str) -> Policy:
-    for policy in DEFAULT:
-        if policy.name == name:
-            return policy
-    known = ", ".join(policy.name for policy in DEFAULT)
-    raise typer.BadParameter(f"there is no policy {name!r}; known: {known}")
+def _known(name: str, settings: Settings) -> Policy:
+    """Raises PolicyBroken."""
+    policies = session.policies(settings)
+    try:
+        return policy_for(PurgeOldDeleted(policy=name), policies.valid, policies.disabled())
+    except (NotFound, ValidationError) as exc:
+        known = ", ".join(policy.name for policy in policies.valid)
+        raise typer.BadParameter(f"there is no policy {name!r}; known: {known}") from exc

@@ -7,6 +7,8 @@ from datetime import timedelta
 from redis.exceptions import RedisError
 
 from db.engine import Database
+from jobs import policyfile
+from jobs.policies import Policies
 from worker import process
 from worker import settings as environment
 from worker.doorbells import Doorbells
@@ -48,3 +50,8 @@ async def ring(settings: Settings, run_id: str) -> str | None:
 
 def load() -> Settings:
     return environment.load()
+
+
+def policies(settings: Settings) -> Policies:
+    """Raises PolicyFileBroken."""
+    return policyfile.load(settings.policies)

@@ -72,7 +72,13 @@ def retry(
 ) -> None:
     """Let a failed or cancelled run go on where it stopped."""
     steer = partial(steering.retry, from_start=from_start)
-    _steer(steer, run_id, wanted="a failed or cancelled one that has a payload", rings=True, as_json=as_json)
+    _steer(
+        steer,
+        run_id,
+        wanted="a failed or cancelled one that has a payload, and with --from-start no approval",
+        rings=True,
+        as_json=as_json,
+    )
 
 
 Steer = Callable[[AsyncSession, str], Awaitable[bool]]

@@ -12,7 +12,7 @@ rows may be met more than once.
 from alembic import op
 
 revision = "lowtide_0006"
-down_revision = "lowtide_0004"
+down_revision = "lowtide_0005"
 branch_labels = None
 depends_on = None
 

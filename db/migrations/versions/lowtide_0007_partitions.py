@@ -13,7 +13,8 @@ DETACHING = """
 CREATE TABLE lowtide.detaching (
     partition oid PRIMARY KEY,
     partition_name text NOT NULL,
-    parent text NOT NULL,
+    parent oid NOT NULL,
+    parent_name text NOT NULL,
     bound text NOT NULL,
     checks text[] NOT NULL,
     run text NOT NULL,
@@ -22,9 +23,9 @@ CREATE TABLE lowtide.detaching (
 """
 
 # Keeps everybody from writing into a detached partition until the transaction ends, and returns how many rows it has.
-# Readers are not kept out while all of them are looked at.
+# Readers are not kept out while all of them are looked at. More than `most` must not go.
 COUNT = """
-CREATE FUNCTION lowtide.count_detached(partition oid, eligible text) RETURNS bigint
+CREATE FUNCTION lowtide.count_detached(partition oid, eligible text, most bigint) RETURNS bigint
 LANGUAGE plpgsql
 AS $function$
 DECLARE
@@ -35,8 +36,9 @@ BEGIN
     EXECUTE format(
         'SELECT count(*), count(*) FILTER (WHERE (%s) IS NOT TRUE) FROM ONLY %s', eligible, partition::regclass
     ) INTO rows, unfit;
-    IF unfit > 0 THEN
-        RAISE EXCEPTION '% rows of % must stay', unfit, partition::regclass USING ERRCODE = 'LT412';
+    IF unfit > 0 OR rows > most THEN
+        RAISE EXCEPTION '% of % rows of % must stay', greatest(unfit, rows - most), rows, partition::regclass
+            USING ERRCODE = 'LT412';
     END IF;
     PERFORM set_config('lowtide.detached_rows', rows::text, true);
     RETURN rows;

@@ -1,0 +1,130 @@
+"""What the catalog says of a policy's table and column, and what the server makes of its `where`. Nothing is executed
+but what the planner folds: immutable functions of constants, and stable ones for its estimates."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import asyncpg
+
+from db.targets import Target, quoted
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`kin` is what it is to the policy's table: itself, below it (its rows are the table's too), or above it."""
+
+    kin: Literal["itself", "below", "above"]
+    schema: str
+    table: str
+    kind: str  # of pg_class.relkind
+    is_temporary: bool
+    lacks: list[str]  # rights of our role that a purge needs
+    row_security: bool  # whether policies of the table would hide rows from us
+
+    @property
+    def name(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def quoted_name(self) -> str:
+        return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+
+@dataclass(frozen=True)
+class Column:
+    type: str  # of a domain, what it is made of
+    generated: str  # of pg_attribute.attgenerated: "" is an ordinary column, "v" a virtual one
+
+
+# By names, not by regclass: that would ask for USAGE of the schema. A partition that is being detached is none.
+RELATIONS = """
+    WITH RECURSIVE given AS (
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1::text AND c.relname = $2::text
+    ), below (oid) AS (
+        SELECT oid FROM given
+        UNION SELECT h.inhrelid FROM pg_inherits h JOIN below ON h.inhparent = below.oid WHERE NOT h.inhdetachpending
+    ), above (oid) AS (
+        SELECT oid FROM given UNION SELECT h.inhparent FROM pg_inherits h JOIN above ON h.inhrelid = above.oid
+    ), kin AS (
+        SELECT 'itself' AS kin, oid FROM given
+        UNION ALL SELECT 'below', oid FROM below WHERE oid NOT IN (SELECT oid FROM given)
+        UNION ALL SELECT 'above', oid FROM above WHERE oid NOT IN (SELECT oid FROM given)
+    )
+    SELECT kin.kin, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
+           c.relpersistence = 't' AS is_temporary, row_security_active(c.oid) AS row_security,
+           array_remove(ARRAY[
+               CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN 'USAGE' END,
+               CASE WHEN NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END,
+               CASE WHEN NOT has_any_column_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END,
+               CASE WHEN NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END
+           ], NULL) AS lacks
+    FROM kin JOIN pg_class c ON c.oid = kin.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY kin.kin = 'itself' DESC, c.oid
+"""
+LIKE = """
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE lower(c.relname) = lower($1::text) AND c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%'
+    ORDER BY 1 LIMIT 3
+"""
+COLUMN = """
+    WITH RECURSIVE base (oid) AS (
+        SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1::text::regclass AND a.attname = $2::text
+        UNION SELECT t.typbasetype FROM pg_type t JOIN base ON base.oid = t.oid WHERE t.typtype = 'd'
+    )
+    SELECT format_type(t.oid, NULL) AS type, a.attgenerated::text AS generated
+    FROM pg_attribute a, base JOIN pg_type t ON t.oid = base.oid AND t.typtype <> 'd'
+    WHERE a.attrelid = $1::text::regclass AND a.attname = $2::text AND a.attnum > 0 AND NOT a.attisdropped
+"""
+COLUMNS_LIKE = """
+    SELECT quote_ident(attname) FROM pg_attribute
+    WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
+      AND (lower(attname) = lower($2::text)
+           OR atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype))
+    ORDER BY lower(attname) = lower($2::text) DESC, attnum LIMIT 5
+"""
+
+
+async def relations(connection: asyncpg.Connection, target: Target) -> list[Relation]:
+    """The table first; empty where there is none."""
+    return [Relation(**dict(row)) for row in await connection.fetch(RELATIONS, target.schema, target.table)]
+
+
+async def tables_like(connection: asyncpg.Connection, target: Target) -> list[str]:
+    """Tables of the same name in another schema, or in other letters; quoted where that is needed."""
+    return [row[0] for row in await connection.fetch(LIKE, target.table)]
+
+
+async def column(connection: asyncpg.Connection, target: Target) -> Column | None:
+    row = await connection.fetchrow(COLUMN, target.relation, target.column)
+    return None if row is None else Column(**dict(row))
+
+
+async def columns_like(connection: asyncpg.Connection, target: Target) -> list[str]:
+    """Columns of the same name in other letters, and those that hold dates."""
+    return [row[0] for row in await connection.fetch(COLUMNS_LIKE, target.relation, target.column)]
+
+
+async def knows_timezone(connection: asyncpg.Connection, timezone: str) -> bool:
+    try:
+        await connection.fetchval("SELECT now() AT TIME ZONE $1::text", timezone)
+    except asyncpg.InvalidParameterValueError:
+        return False
+    return True
+
+
+async def parse_condition(connection: asyncpg.Connection, target: Target) -> int:
+    """Let the server parse `where` between two words, in no parentheses of ours: a closing one of its own fits to
+    nothing there. Returns how many parameters it has; raises what the server has against it. Nothing is executed."""
+    prepared = await connection.prepare(f"SELECT FROM {target.relation} WHERE CASE WHEN {target.where}\nTHEN true END")
+    return len(prepared.get_parameters())
+
+
+async def explain_condition(connection: asyncpg.Connection, target: Target) -> dict[str, Any]:
+    """As it stands in a purge. Raises what the server has against it."""
+    async with connection.transaction(readonly=True):
+        explained = await connection.fetchval(
+            f"EXPLAIN (FORMAT JSON) SELECT FROM {target.relation} "
+            f"WHERE {target.quoted_column} IS NOT NULL AND ({target.where})"
+        )
+        return dict(explained[0])

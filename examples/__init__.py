@@ -1,0 +1,1 @@
+"""What a reader copies from. Each runs in the tests."""

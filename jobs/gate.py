@@ -1,0 +1,38 @@
+"""What a purge passes before each round of batches: its policy's hours, and before the first its blast radius."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+
+from jobs.blast import weigh
+from jobs.hours import require_open
+from jobs.policies import Policy
+from jobs.run import Run
+
+
+class Gate:
+    """Raises OutsideHours, TooMuchWouldGo and CountFailed. An approval opens it for the rows that it is for.
+
+    A run is weighed once, before its first batch, with the limit of its payload or its policy. Where an operator raises
+    its limit beyond that (`lowtide pace`) it is weighed again, with the new one.
+    """
+
+    def __init__(
+        self, run: Run, policy: Policy, cutoff: datetime, *, now: Callable[[], datetime], limit: int | None
+    ) -> None:
+        self._run = run
+        self._policy = policy
+        self._cutoff = cutoff
+        self._now = now
+        self._limit = math.inf if limit is None else limit
+        # How many rows it may delete as far as anybody has looked.
+        self._weighed = self._limit if run.batches else -1
+
+    async def __call__(self) -> None:
+        require_open(self._policy, now=self._now())
+        if self._run.most_rows is not None:
+            return
+        wanted = max(self._limit, self._run.wishes.max_rows or 0)
+        if wanted > self._weighed:
+            await weigh(self._run, self._policy, self._cutoff, most=wanted)
+            self._weighed = wanted

@@ -1,0 +1,47 @@
+"""A policy as it stands: what its next purge would find, what the last one did, what the database has against it."""
+
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from db import estimates, policyruns
+from db.engine import Database
+from db.faults import server_message, sqlstate
+from db.policyruns import LastRun
+from jobs.facts import Fact
+from jobs.failures import AWAY
+from jobs.inspection import GUARDED, STATEMENT_TIMEOUT, against, inspect
+from jobs.policies import Broken, Policy
+from jobs.survey import Survey, survey
+
+
+@dataclass(frozen=True)
+class Outlook:
+    facts: list[Fact]
+    broken: Broken | None
+    survey: Survey | None  # None where it is broken
+    last_run: LastRun | None = None
+    index: str | None = None  # that finds its eligible rows
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do about what does not disable it, and will hurt."""
+        hurts = [fact for fact in self.facts if fact.word == "warning" or fact.is_fault_of(*GUARDED)]
+        return [f"{fact.about}: {fact}" for fact in hurts]
+
+
+async def outlook(database: Database, policy: Policy) -> Outlook:
+    """Raises what a lost connection raises."""
+    facts = await inspect(database, policy)
+    broken = against(policy, facts)
+    found = Outlook(facts, broken, None if broken is not None else await survey(database, policy))
+    try:
+        async with database.tuned(statement_timeout=STATEMENT_TIMEOUT) as connection:
+            found = replace(found, last_run=await policyruns.last(connection, policy=policy.name))
+            if broken is None:
+                found = replace(found, index=(await estimates.table(connection, policy.target)).index)
+    except asyncpg.PostgresError as exc:
+        if str(sqlstate(exc)).startswith(AWAY):
+            raise
+        facts.append(Fact("last run", "warning", f"unknown: {server_message(exc)}"))
+    return found

@@ -1,0 +1,148 @@
+"""VACUUM after a purge, where the share of dead rows asks for it. What goes wrong with it is told, and fails nothing.
+
+It comes after the run's last batch, at a pace that leaves the disk to others, and holds no lock that a reader or a
+writer would feel. It is begun once: a run that was interrupted in it leaves the rest to autovacuum.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import structlog
+
+from db import upkeep
+from db.faults import server_message
+from db.partitions import NAMED
+from db.targets import Target
+from db.upkeep import Space
+from jobs.background import alongside
+from jobs.failures import LOST
+from jobs.hours import OutsideHours, require_open
+from jobs.policies import Policy
+from jobs.run import Run
+
+log = structlog.get_logger()
+
+# Of a few dead rows nobody feels anything.
+LEAST_DEAD_ROWS = 1000
+COST_DELAY = "2ms"
+LONGEST_S = 6 * 3600
+LOOK_EVERY_S = 1.0
+BEGUN = "vacuum"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`dead_rows` and `dead_share` are what they are at least, as far as is known."""
+
+    target: Target
+    before: Space
+    dead_rows: int
+    dead_share: float
+
+
+async def after_purge(
+    run: Run, policy: Policy, targets: Sequence[Target], *, now: Callable[[], datetime]
+) -> dict[str, Any] | None:
+    """Vacuum what needs it of these relations; return what was done, by relation, for the result.
+
+    None where the policy never wants it, or nothing was deleted. Raises Steered and RunFenced: meanwhile the run is
+    held, tells onlookers what it does, and hears its operator.
+    """
+    dropped = sum(rows for name, rows in run.counters.items() if name.startswith(NAMED))
+    deleted = run.rows_done - dropped
+    if policy.vacuum_share is None or deleted == 0:
+        return None
+    told: dict[str, Any] = {}
+    interrupted = BEGUN in run.cursor
+    async with run.database.autocommit() as connection:
+        spaces = [(target, await upkeep.space(connection, target)) for target in targets]
+    for relation in _judged(spaces, deleted):
+        name, share = relation.target.name, f"{relation.dead_share:.1%}"
+        if relation.dead_rows < LEAST_DEAD_ROWS or relation.dead_share < policy.vacuum_share:
+            told[name] = {"done": False, "reason": f"{share} of its rows are dead: too few for it"}
+        elif interrupted:
+            told[name] = {
+                "done": False,
+                "reason": "interrupted: its worker stopped meanwhile; autovacuum does the rest",
+            }
+        else:
+            await run.keep(run.cursor | {BEGUN: name})
+            told[name] = await _vacuumed(run, policy, relation, now)
+    return told
+
+
+def _judged(spaces: Sequence[tuple[Target, Space]], deleted: int) -> list[Relation]:
+    """A row that is deleted moves from the live ones to the dead, so their sum is right even where the counters lag.
+
+    What the run has deleted and no counter shows yet may be any relation's.
+    """
+    unseen = max(deleted - sum(space.dead_rows for _, space in spaces), 0)
+    judged = []
+    for target, space in spaces:
+        dead, rows = space.dead_rows + unseen, space.live_rows + space.dead_rows
+        judged.append(Relation(target, space, dead, min(dead / rows, 1.0) if rows else 1.0))
+    return judged
+
+
+async def _vacuumed(run: Run, policy: Policy, relation: Relation, now: Callable[[], datetime]) -> dict[str, Any]:
+    begun = time.monotonic()
+    try:
+        warnings = await _held(run, policy, relation.target, now)
+    except (OutsideHours, asyncpg.PostgresError, *LOST) as exc:
+        warnings = [server_message(exc)]
+    told: dict[str, Any] = {"done": not warnings, "seconds": round(time.monotonic() - begun, 2)}
+    if warnings:
+        log.warning("vacuum.not_done", run=run.id, table=relation.target.name, why=warnings)
+        told["reason"] = "; ".join(warnings)
+    told["dead_share"] = round(relation.dead_share, 4)
+    told["before"] = asdict(relation.before)
+    try:
+        async with run.database.autocommit() as connection:
+            told["after"] = asdict(await upkeep.space(connection, relation.target))
+    except asyncpg.UndefinedTableError:
+        told["after"] = None
+    return told
+
+
+async def _held(run: Run, policy: Policy, target: Target, now: Callable[[], datetime]) -> list[str]:
+    """VACUUM in a task of its own; once a second the run is held, and the hours are looked at. Return its warnings."""
+    heard: list[str] = []
+
+    async def vacuum() -> None:
+        heard.extend(await _vacuum(run, target))
+
+    async with alongside(vacuum()) as vacuuming:
+        while not vacuuming.done():
+            require_open(policy, now=now())
+            await run.tell(f"VACUUM of {target.name}, after the purge")
+            await asyncio.wait([vacuuming], timeout=LOOK_EVERY_S)
+        vacuuming.result()
+    return heard
+
+
+async def _vacuum(run: Run, target: Target) -> list[str]:
+    settings = {"vacuum_cost_delay": COST_DELAY, "statement_timeout": f"{LONGEST_S}s", "client_min_messages": "warning"}
+    async with run.database.tuned(**settings) as connection, _warnings(connection) as warnings:
+        await upkeep.vacuum(connection, target, within_s=LONGEST_S + 60)
+        await asyncio.sleep(0)  # the driver hands them over in the loop's next turn
+        return list(warnings)
+
+
+@asynccontextmanager
+async def _warnings(connection: asyncpg.Connection) -> AsyncIterator[list[str]]:
+    heard: list[str] = []
+
+    def hear(_: object, message: asyncpg.PostgresLogMessage) -> None:
+        heard.append(str(message))
+
+    connection.add_log_listener(hear)
+    try:
+        yield heard
+    finally:
+        connection.remove_log_listener(hear)

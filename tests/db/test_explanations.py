@@ -1,0 +1,142 @@
+"""What explain says: of a good and a bad statement, of stale statistics, of writes; and that nothing of it is left."""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy import ClauseElement, select, text
+
+from db import explanations, taskchanges, taskreads
+from db.batches import Change
+from db.engine import Database
+from db.schemas import TaskFilter
+from db.taskreads import TASK
+from db.taskservice import TaskService, unit_of_work
+from tests import people
+from tests.db.conftest import RARE_PROJECT
+from tests.people import OWNER, PROJECT
+
+LONG_AGO = datetime.now(UTC) - timedelta(days=90)
+
+
+async def test_a_read_by_an_index_under_10_ms_is_good(million: Database) -> None:
+    async with unit_of_work(million.sessions) as service:
+        found = await service.explain(taskreads.newest(TaskFilter(project_id=RARE_PROJECT), limit=50))
+    (scan,) = found.scans
+    assert (scan.kind, scan.relation, scan.index) == ("Index Scan", '"public"."task"', "task_project")
+    assert (scan.actual_rows, scan.estimated_rows > 1000) == (50, True)
+    assert found.milliseconds is not None
+    assert found.milliseconds < 10
+    assert (found.verdict.word, found.verdict.reasons) == ("good", [])
+    assert found.sql.startswith("SELECT public.task.id")
+
+
+async def test_reading_a_large_table_from_end_to_end_is_bad(million: Database) -> None:
+    async with unit_of_work(million.sessions) as service:
+        found = await service.explain(select(TASK.c.id).where(TASK.c.status_before_delete == "archived"))
+    assert "Seq Scan" in [scan.kind for scan in found.scans]
+    assert found.verdict.word == "bad"
+    assert found.verdict.reasons[0].startswith('reads "public"."task" from end to end (')
+    assert "an index is missing" in found.verdict.reasons[0]
+
+
+async def test_over_100_ms_is_bad_whatever_finds_the_rows(million: Database) -> None:
+    async with unit_of_work(million.sessions) as service:
+        found = await service.explain(text("SELECT pg_sleep(0.11) FROM public.task WHERE id = :id").bindparams(id=77))
+    assert [scan.index for scan in found.scans] == ["task_pkey"]
+    assert found.verdict.word == "bad"
+    assert found.verdict.reasons[0].startswith("took 11")
+
+
+async def test_statistics_from_before_a_bulk_insert_are_fair_and_to_be_renewed(million: Database) -> None:
+    async with million.sessions() as session:
+        await session.execute(
+            text("""
+                INSERT INTO task (title, status, project_id, created_by_id)
+                SELECT 'new', 'completed', 7, 1 FROM generate_series(1, 2000)
+            """)
+        )
+        found = await TaskService(session).explain(taskreads.count(TaskFilter(status="completed")))
+        await session.rollback()
+    (scan,) = found.scans
+    assert (scan.actual_rows, scan.estimated_rows < 200) == (2000, True)
+    assert found.verdict.word == "fair"
+    assert any('2,000 came: run ANALYZE "public"."task";' in reason for reason in found.verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        taskchanges.changed(1, {"title": "changed"}, actor=OWNER, unchanged_since=LONG_AGO),
+        taskchanges.changed(1, {"title": "changed", "description": None}, actor=OWNER),
+        taskchanges.deleted(1, actor=OWNER),
+        taskchanges.deleted_older(days=1, actor=OWNER),
+        taskchanges.deleted_older(days=1, actor=OWNER, project_id=PROJECT),
+        taskchanges.restored(4, actor=OWNER, project_id=PROJECT),
+        taskchanges.archived(PROJECT),
+        taskchanges.purged(cutoff=datetime.now(UTC) + timedelta(days=1), actor=OWNER, most=100),
+        taskchanges.gone(1, actor=OWNER),
+        select(TASK.c.id).where(TASK.c.id.in_([1, 2, 3])),
+    ],
+)
+async def test_what_a_write_would_do_is_said_and_taken_back(
+    database: Database, sql: asyncpg.Connection, statement: ClauseElement | Change
+) -> None:
+    await people.people(sql)
+    await people.tasks(sql)
+    await sql.execute("UPDATE task SET created_at = now() - interval '10 days'")
+    before = await sql.fetch("SELECT * FROM task ORDER BY id")
+
+    async with unit_of_work(database.sessions) as service:
+        found = await service.explain(statement)
+        assert await sql.fetchval("SELECT count(*) FROM task WHERE id > 0") == 6
+        # Its locks are gone too: the transaction is still open.
+        await sql.fetch("SELECT 1 FROM task FOR UPDATE NOWAIT")
+
+    assert found.milliseconds is not None
+    assert found.plan["Plan"]["Actual Loops"] == 1
+    assert await sql.fetch("SELECT * FROM task ORDER BY id") == before
+
+
+async def test_what_the_caller_has_changed_stands_and_so_do_its_settings(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await people.people(sql)
+    numbers = await people.tasks(sql)
+    async with unit_of_work(database.sessions) as service:
+        await service.session.execute(text("SET LOCAL statement_timeout = '77s'"))
+        await service.delete(numbers.open, actor=OWNER)
+        await service.explain(taskchanges.gone(numbers.open, actor=OWNER))
+        assert (await service.session.execute(text("SHOW statement_timeout"))).scalar_one() == "77s"
+    assert await people.statuses(sql, [numbers.open]) == ["deleted"]
+
+
+async def test_what_takes_too_long_is_stopped_and_the_transaction_goes_on(database: Database) -> None:
+    async with database.sessions.begin() as session:
+        found = await explanations.explained(session, text("SELECT pg_sleep(100)"), longest_ms=50)
+        assert (await session.execute(text("SELECT 1"))).scalar_one() == 1
+    assert found.milliseconds is None
+    assert (found.verdict.word, found.verdict.reasons) == ("bad", ["took longer than 50 ms, and was stopped"])
+
+
+async def test_without_trigram_indexes_a_search_gets_the_advice_to_create_them(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    async with unit_of_work(database.sessions) as service:
+        assert (await service.explain(taskreads.holding("text", limit=5))).verdict.word == "good"
+    await sql.execute("DROP EXTENSION pg_trgm CASCADE")
+    async with unit_of_work(database.sessions) as service:
+        verdict = (await service.explain(taskreads.holding("text", limit=5))).verdict
+        assert (await service.explain(taskreads.newest(limit=5))).verdict.word == "good"
+    assert verdict.word == "fair"
+    assert "CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY task_title_trigrams" in verdict.reasons[0]
+
+
+async def test_the_advice_works(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("DROP EXTENSION pg_trgm CASCADE")
+    async with unit_of_work(database.sessions) as service:
+        verdict = (await service.explain(taskreads.holding("text", limit=5))).verdict
+    for statement in verdict.reasons[0].partition("owner: ")[2].rstrip(";").split(";"):
+        await sql.execute(statement)
+    async with unit_of_work(database.sessions) as service:
+        assert (await service.explain(taskreads.holding("text", limit=5))).verdict.word == "good"

@@ -1,0 +1,58 @@
+"""How long statements took: as data, and as a log event, and never printed."""
+
+import logging
+
+import asyncpg
+import pytest
+
+from db import timing
+from db.engine import Database
+from db.refusals import NotFound
+from db.taskservice import TaskService, unit_of_work
+from tests import people
+from tests.people import OWNER
+
+
+async def test_each_statement_is_timed_with_its_rows(
+    database: Database, sql: asyncpg.Connection, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await people.people(sql)
+    await people.many(sql, 5)
+    with caplog.at_level(logging.DEBUG, logger="lowtide.tasks"):
+        async with unit_of_work(database.sessions) as service:
+            await service.page(limit=3)
+            await service.mark_completed([1, 2], actor=OWNER)
+            await service.archive_project(1, actor=OWNER)
+            with pytest.raises(NotFound):
+                await service.delete(404, actor=OWNER)
+    said = [(timing.name, timing.rows) for timing in service.timings]
+    assert said == [
+        ("count", 1),
+        ("page", 3),
+        ("actor", 1),
+        ("kinds", 1),
+        ("mark_completed", 2),
+        ("actor", 1),
+        ("close_project", 1),
+        ("stamp_project", 1),
+        ("archive_project", 5),
+        ("delete", 0),
+        ("actor", 1),
+        ("kinds", 1),
+    ]
+    assert all(0 < timing.seconds < 10 for timing in service.timings)
+    events = [record for record in caplog.records if record.name == "lowtide.tasks"]
+    assert {record.message for record in events} == {"task.statement"}
+    assert [(vars(record)["statement"], vars(record)["rows"]) for record in events] == said
+    assert [vars(record)["seconds"] for record in events] == [timing.seconds for timing in service.timings]
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_the_newest_thousand_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "KEPT", 3)
+    async with database.sessions() as session:
+        service = TaskService(session)
+        for _ in range(4):
+            await service.count()
+        await service.page_after()
+    assert [each.name for each in service.timings] == ["count", "count", "page_after"]
