@@ -201,14 +201,17 @@ async def test_two_tables_that_point_to_each_other(database: Database, sql: asyn
     assert (await count(sql, "p"), await count(sql, "c")) == (50, 50)
 
 
-async def test_of_rows_that_block_each_other_all_stay(database: Database, sql: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("on_delete", ["NO ACTION", "SET NULL"])
+async def test_of_rows_that_block_each_other_all_stay(
+    database: Database, sql: asyncpg.Connection, on_delete: str
+) -> None:
     """By what hangs on them, so that no condition tells it beforehand; met in one batch they stay as in two.
 
-    Control: where all rows of a batch count as going, both pairs go.
+    Control: where all rows of a batch count as going, all go by a key that is set to NULL.
     """
     await parents(sql, 8)
     await child(sql, "c", rows=8)  # two of each of the parents 1 to 4
-    await sql.execute("ALTER TABLE p ADD best int REFERENCES c; CREATE INDEX ON p (best)")
+    await sql.execute(f"ALTER TABLE p ADD best int REFERENCES c ON DELETE {on_delete}; CREATE INDEX ON p (best)")
     await sql.execute("UPDATE p SET best = 8 WHERE id = 2; UPDATE p SET best = 4 WHERE id = 4")
     await sql.execute("UPDATE p SET best = 4 WHERE id = 6")  # it goes, then nothing of it is left to block
     result = await purge(database, {"c": "delete", "p": "block"})
