@@ -36,7 +36,7 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
     if not whole <= family:
         walk = await _walk(connection, everything, family, declared)
     mutual = any(not edge.deletes and edge.reference.child in family | whole for edge in walk.edges)
-    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual)
+    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual, loosened=tuple(walk.loosened))
 
 
 @dataclass
@@ -47,6 +47,7 @@ class _Walk:
     families: dict[int, set[int]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     undeclared: list[Reference] = field(default_factory=list)
+    loosened: list[Reference] = field(default_factory=list)
 
 
 async def _walk(
@@ -60,6 +61,8 @@ async def _walk(
             walk.used |= {name} if name else set()
             deletes = reference.on_delete == CASCADE if name is None else declared[name] == "delete"
             if name is None and reference.on_delete in {SET_NULL, SET_DEFAULT}:
+                walk.loosened.append(reference)
+                walk.families[reference.parent] = await references.family(connection, reference.parent)
                 continue
             if name is None and not deletes:
                 walk.undeclared.append(reference)

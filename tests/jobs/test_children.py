@@ -399,15 +399,16 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
     await parents(sql)
     await child(sql, "c")
     await child(sql, "d", "c", rows=400)
+    await child(sql, "e", on_delete="SET NULL")
     policy = Policy("p", Target("public", "p", "gone_at"), timedelta(days=90), children={"c": "delete", "d": "delete"})
     async with database.autocommit() as connection:
         relation = await relations.following(connection, policy.target, oid=0)
         assert relation is not None
         cutoff = await estimates.cutoff(connection, keep=policy.keep)
         scope = await members.scope(connection, relation, policy, cutoff)
-        assert scope.tree is not None
-        counted = await connection.fetchval(scope.tree.count(scope.eligible, relation.oid))
-    assert counted == {"public.c": 100, "public.d": 200}
+        assert scope.along is not None
+        counted = await connection.fetchval(scope.along)
+    assert counted == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
 
 
 async def test_a_trigger_that_keeps_a_count_in_the_parent_does_not_keep_the_parent(
