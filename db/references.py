@@ -25,6 +25,7 @@ class Reference:
     comparisons: Sequence[str]  # of each pair, as the foreign key makes it: {parent} and {child} are the two
     on_delete: str
     partitioned: bool
+    acts: bool  # whether the child has triggers of its own for DELETE
 
     @property
     def relation(self) -> str:
@@ -50,12 +51,15 @@ class Reference:
         )
 
 
+# DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
 # A foreign key compares with operators of its own, whatever `=` is under a search path: citext has one in its schema.
 # Where two columns have two collations neither is meant, unless one is named: that of the child, whose index is asked.
 ALL = """
     SELECT c.conname AS constraint, c.conrelid::bigint AS child, c.confrelid::bigint AS parent, n.nspname AS schema,
            t.relname AS table, c.confdeltype::text AS on_delete, t.relkind = 'p' AS partitioned,
+           EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.conrelid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal
+                   AND g.tgenabled <> 'D') AS acts,
            k.columns, k.parent_columns, k.comparisons
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
     CROSS JOIN LATERAL (

@@ -128,7 +128,7 @@ class Tree:
 
     @cached_property
     def _told(self) -> dict[str, Any]:
-        depths = self._depths
+        depths = None if self._at_once else self._depths
         names = {edge.reference.child: CHILD + edge.reference.name for edge in self._deleting}
         edges = [self._as_json(edge) for edge in self.edges]
         return {"edges": edges, "held": self.held, "names": names, "depths": depths}
@@ -143,9 +143,15 @@ class Tree:
             "joined": reference.joined("c", "p"),
             "name": CHILD + reference.name,
             "deletes": edge.deletes,
-            "leaf": ends_here and not any(oid in family for oid in self.held),
+            "leaf": ends_here and not self._at_once and not any(oid in family for oid in self.held),
             "again": self._depths is None or sum(other.reference.child in family for other in self._deleting) > 1,
         }
+
+    @cached_property
+    def _at_once(self) -> bool:
+        """Whether all go in one statement: no order suits a circle, and the trigger of a child may change its parent,
+        which is then not the row any more that was looked at."""
+        return self._depths is None or any(edge.reference.acts for edge in self._deleting)
 
     @cached_property
     def _depths(self) -> dict[int, int] | None:

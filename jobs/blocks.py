@@ -6,7 +6,7 @@ from typing import Any
 from db import windows
 from db.windows import Place
 from jobs.run import Run
-from jobs.sweep import Window
+from jobs.sweep import BY_INDEX, Window
 from jobs.ways import Purge
 
 # MaxHeapTuplesPerPage of PostgreSQL at its block size of 8 kB: (8192 - 24) / (24 + 4).
@@ -20,7 +20,11 @@ class Blocks(Purge):
     """The unit is a line pointer. Below one block a window starts at the next eligible row."""
 
     first, largest = 32 * POINTERS, 4096 * POINTERS
-    settings = IN_ORDER
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What goes along is found by an index, whatever statistics of another day promise."""
+        return IN_ORDER if self.scope.tree is None else {**IN_ORDER, **BY_INDEX}
 
     @staticmethod
     def start(*, blocks: int) -> dict[str, Any]:

@@ -441,3 +441,46 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
         assert scope.tree is not None
         counted = await connection.fetchval(scope.tree.count(scope.eligible, relation.oid))
     assert counted == {"public.c": 100, "public.d": 200}
+
+
+async def test_a_trigger_that_keeps_a_count_in_the_parent_does_not_keep_the_parent(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: deleted after its children, the parent had become another version of the row, and stayed."""
+    await parents(sql)
+    await child(sql, "c")
+    await sql.execute(
+        "ALTER TABLE p ADD n int DEFAULT 2; CREATE FUNCTION less() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN UPDATE p SET n = n - 1 WHERE id = OLD.up; RETURN NULL; END';"
+        "CREATE TRIGGER less AFTER DELETE ON c FOR EACH ROW EXECUTE FUNCTION less()"
+    )
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["children"], result["remaining"]) == (50, {"public.c": 100}, False)
+    assert (await count(sql, "p"), await count(sql, "c")) == (50, 100)
+
+
+async def test_a_parent_that_a_trigger_keeps_keeps_its_children(database: Database, sql: asyncpg.Connection) -> None:
+    """Control: its children went, and that was committed."""
+    await parents(sql)
+    await child(sql, "c")
+    await sql.execute(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER keep BEFORE DELETE ON p FOR EACH ROW WHEN (OLD.id = 10) EXECUTE FUNCTION keep()"
+    )
+    result = await purge(database, {"c": "delete"})
+    assert (result["purged"], result["skipped"]["blocked"]) == (49, 1)
+    assert (await count(sql, "p WHERE id = 10"), await count(sql, "c WHERE up = 10")) == (1, 2)
+
+
+async def test_nobody_elses_function_is_taken_for_postgresqls_own(database: Database, sql: asyncpg.Connection) -> None:
+    """One of an exact argument type is preferred to a polymorphic one, wherever it is found."""
+    await parents(sql)
+    await child(sql, "c")
+    await sql.execute("CREATE TABLE seen (by text)")
+    for name, given in (("cardinality", "tid[]"), ("array_fill", "oid, int[]"), ("format", "text, regclass")):
+        await sql.execute(
+            f"CREATE FUNCTION public.{name}({given}) RETURNS int LANGUAGE plpgsql AS "
+            f"$$ BEGIN INSERT INTO public.seen VALUES ('{name}'); RETURN 1; END $$"
+        )
+    assert (await purge(database, {"c": "delete"}))["purged"] == 50
+    assert await count(sql, "seen") == 0

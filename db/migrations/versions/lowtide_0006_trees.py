@@ -1,13 +1,17 @@
 """Purges of rows that others point to: what goes with a row goes in the same transaction, or before it in bounded ones.
 
-Both functions have their caller's rights, and run under its search_path: a user's trigger may rely on it. The SQL that
-they execute is written by db/, never taken from a payload. Identifiers of relations come from the catalog.
+Both functions have their caller's rights, and run under its search_path: a user's trigger may rely on it. So what is
+PostgreSQL's own is named with its schema (`qualified`): somebody else's function of a better fitting type would be
+taken for it. The SQL that they execute is written by db/, never taken from a payload. Identifiers of relations come
+from the catalog.
 
 `tree` is {"edges": [{"parent": oid, "child": "FROM what", "joined": "SQL over c and p", "deletes": bool, "leaf": bool,
 "again": bool, "name": …}], "held": {oid: "SQL over c"}, "names": {oid: name}, "depths": {oid: number} or null,
 "counters": {"blocked": name, "held": name}}. `leaf`: nothing points to its rows, and none can be held. `again`: its
 rows may be met more than once.
 """
+
+import re
 
 from alembic import op
 
@@ -247,6 +251,9 @@ BEGIN
         GROUP BY is_root, r
     ) parts;
     EXECUTE statement INTO gone, others;
+    IF gone < roots THEN
+        RAISE EXCEPTION 'a trigger keeps % of these rows', roots - gone USING ERRCODE = '23503';
+    END IF;
     SELECT lowtide.added(counted, coalesce(jsonb_object_agg(name, number), '{}')) INTO counted
     FROM (
         SELECT name, sum(value::bigint)::bigint AS number
@@ -295,6 +302,9 @@ BEGIN
     IF roots > 0 THEN
         EXECUTE format('DELETE FROM ONLY %s WHERE ctid = ANY($1)', root::regclass) USING places[1:roots];
         GET DIAGNOSTICS gone = ROW_COUNT;
+    END IF;
+    IF gone < roots THEN
+        RAISE EXCEPTION 'a trigger keeps % of these rows', roots - gone USING ERRCODE = '23503';
     END IF;
     RETURN gone;
 END
@@ -446,9 +456,22 @@ $function$
 """
 
 
+OURS = (
+    "array_agg|array_fill|cardinality|format|jsonb_build_object|jsonb_object_agg|jsonb_array_elements|"
+    "jsonb_each_text|string_agg|count|max|sum|row_number|set_config"
+)
+
+
+def qualified(statement: str) -> str:
+    # Of several arrays unnest is PostgreSQL's own syntax, and no function.
+    statement = re.sub(r"(?<![\w.])unnest(?=\([^(),]*\))", "pg_catalog.unnest", statement)
+    statement = re.sub(rf"(?<![\w.])({OURS})\(", r"pg_catalog.\1(", statement)
+    return re.sub(r"\b(\w*(?:relations|places)) \|\| ", r"\1 OPERATOR(pg_catalog.||) ", statement)
+
+
 def upgrade() -> None:
     rows = (ABOVE, POINTING, BRANCH, KEPT, CLOSED)
     deletes = (DELETE_PLACES, DELETE_AT_ONCE, DELETE_GOING)
     statements = (*rows, *deletes, PURGE_TREE, DRAIN_TREE, STAYS)
     for statement in (*statements, "REVOKE ALL ON ALL ROUTINES IN SCHEMA lowtide FROM PUBLIC"):
-        op.get_bind().exec_driver_sql(statement)
+        op.get_bind().exec_driver_sql(qualified(statement))
