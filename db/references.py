@@ -22,6 +22,7 @@ class Reference:
     table: str
     columns: Sequence[str]
     parent_columns: Sequence[str]
+    comparisons: Sequence[str]  # of each pair, as the foreign key makes it: {parent} and {child} are the two
     on_delete: str
     partitioned: bool
     acts: bool  # whether the child has triggers of its own for DELETE
@@ -41,22 +42,48 @@ class Reference:
 
     def joined(self, child: str, parent: str) -> str:
         """That a row of the child, under this alias, points to one of the parent."""
-        pairs = zip(self.columns, self.parent_columns, strict=True)
-        return " AND ".join(f"{child}.{quoted(column)} = {parent}.{quoted(key)}" for column, key in pairs)
+        pairs = zip(self.comparisons, self.columns, self.parent_columns, strict=True)
+        return " AND ".join(
+            comparison.replace("{child}", f"{child}.{quoted(column)}", 1).replace(
+                "{parent}", f"{parent}.{quoted(key)}", 1
+            )
+            for comparison, column, key in pairs
+        )
 
 
 # DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
+# A foreign key compares with operators of its own, whatever `=` is under a search path: citext has one in its schema.
+# Where two columns have two collations neither is meant, unless one is named: that of the child, whose index is asked.
 ALL = """
     SELECT c.conname AS constraint, c.conrelid::bigint AS child, c.confrelid::bigint AS parent, n.nspname AS schema,
            t.relname AS table, c.confdeltype::text AS on_delete, t.relkind = 'p' AS partitioned,
            EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.conrelid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal
                    AND g.tgenabled <> 'D') AS acts,
-           (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.conkey) WITH ORDINALITY k (number, place)
-            JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number) AS columns,
-           (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.confkey) WITH ORDINALITY k (number, place)
-            JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.number) AS parent_columns
+           k.columns, k.parent_columns, k.comparisons
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+    CROSS JOIN LATERAL (
+        SELECT array_agg(a.attname::text ORDER BY place) AS columns,
+               array_agg(b.attname::text ORDER BY place) AS parent_columns,
+               array_agg(format(
+                   '{parent}%s OPERATOR(%I.%s) {child}%s%s',
+                   CASE WHEN o.oprleft <> b.atttypid AND l.typtype <> 'p' THEN '::' || format_type(o.oprleft, NULL) END,
+                   s.nspname, o.oprname,
+                   CASE WHEN o.oprright <> a.atttypid AND r.typtype <> 'p'
+                        THEN '::' || format_type(o.oprright, NULL) END,
+                   CASE WHEN a.attcollation <> b.attcollation
+                        THEN (SELECT format(' COLLATE %I.%I', x.nspname, collname) FROM pg_collation y
+                              JOIN pg_namespace x ON x.oid = y.collnamespace
+                              WHERE y.oid = CASE WHEN d.collisdeterministic THEN a.attcollation
+                                                 ELSE b.attcollation END) END
+               ) ORDER BY place) AS comparisons
+        FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY pairs (own, other, operator, place)
+        JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = own
+        JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = other
+        LEFT JOIN pg_collation d ON d.oid = b.attcollation
+        JOIN pg_operator o ON o.oid = operator JOIN pg_namespace s ON s.oid = o.oprnamespace
+        JOIN pg_type l ON l.oid = o.oprleft JOIN pg_type r ON r.oid = o.oprright
+    ) k
     WHERE c.contype = 'f' AND c.conparentid = 0 ORDER BY 1, 2
 """
 # Of a relation: those above it, itself, and those below it, as far as they are one partitioned table.

@@ -31,7 +31,7 @@ ON_DELETE = ("NO ACTION", "RESTRICT", "CASCADE", "SET NULL")
 DEFERRED = ("", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED")
 PARTITIONED = ("range", "default", "hash", "list", "sub")
 LEAVES = 3  # of a partitioned table; and so many tables has one that others inherit from, itself included
-LEAST_ROWS, MOST_ROWS, MOST_EDGES = 4, 16, 5
+LEAST_ROWS, MOST_ROWS, MOST_EDGES = 8, 20, 5
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,22 @@ def _tables(*layouts: str, keys: tuple[str, ...]) -> st.SearchStrategy[Table]:
 
 
 def _edges(tables: int) -> st.SearchStrategy[tuple[Edge, ...]]:
-    number = st.integers(0, tables - 1)
-    leaf = st.none() | st.integers(0, LEAVES - 1)
-    edge = st.builds(Edge, number, number, st.sampled_from(ON_DELETE), st.sampled_from(DEFERRED), leaf, leaf)
-    return st.lists(edge, min_size=1, max_size=MOST_EDGES).map(tuple)
+    """The first one points to the policy's table, the others as often to it as to its children."""
+    leaf = st.sampled_from((None, None, None, None, *range(LEAVES)))
+    child = st.sampled_from([number % tables for number in (1, 2, 3, 1, 2, 3, 0)])
+    parent = st.sampled_from([number % tables for number in (1, 0, 2, 0, 1, 0, 3)])
+    how = st.sampled_from(ON_DELETE), st.sampled_from(DEFERRED), leaf, leaf
+    first, further = st.builds(Edge, child, st.just(0), *how), st.builds(Edge, child, parent, *how)
+    return st.tuples(st.tuples(first), st.lists(further, max_size=MOST_EDGES - 1).map(tuple)).map(
+        lambda both: sum(both, ())
+    )
 
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    root = draw(_tables("plain", "heirs", *PARTITIONED, keys=("int", "bigint", "uuid", "composite", "none")))
+    root = draw(
+        _tables("plain", "heirs", *PARTITIONED, keys=("int", "bigint", "uuid", "composite", "int", "composite", "none"))
+    )
     child = _tables("plain", "hash", "list", "heirs", keys=("int", "uuid", "composite"))
     tables = (root, *draw(st.lists(child, min_size=1, max_size=3)))
     column = draw(_columns())
@@ -145,9 +152,9 @@ def scenes(draw: st.DrawFn) -> Scene:
         st.none() | st.integers(0, LEAVES - 1),
         st.sampled_from(("id", "a", "note", "ts")),
         st.integers(0, MOST_ROWS),
-        st.sampled_from(("active", "expired", "released")),
+        st.sampled_from(("active", "active", "expired", "released")),
     )
-    kinds: list[Children | None] = ["delete", "block", None]
+    kinds: list[Children | None] = ["delete", "delete", "block", None]
     return Scene(
         cutoff=change + timedelta(microseconds=draw(st.sampled_from((0, 1, 500_000, -1)))) + draw(_around()),
         column=column,

@@ -211,7 +211,12 @@ async def judge(play: Play) -> None:
     reference, before = Reference(stage), await play.rows()
     assert not reference.early()
     assert not reference.late()
-    event(f"{scene.tables[0].layout}, {min(len(reference.gone), 3)} or more go, {min(len(reference.stays), 2)} stay")
+    event(f"layout {scene.tables[0].layout}")
+    event(f"{len(reference.going)} of the policy's rows go")
+    event(f"{len(reference.stays)} of them stay")
+    event(f"{(len(reference.gone - reference.eligible) + 3) // 4 * 4} rows or fewer go along")
+    event(f"rounds {len(reference.rounds)}")
+    event(f"kinds {sorted(set(stage.kinds.values()))} {'mutual' if stage.is_mutual else ''}")
     if scene.max_rows is not None:
         result = await play.purge(scene.max_rows)
         left = await play.rows()

@@ -151,6 +151,39 @@ async def test_grandchildren_go_first(database: Database, sql: asyncpg.Connectio
     assert [await count(sql, table) for table in "pcd"] == [50, 100, 200]
 
 
+@pytest.mark.parametrize(
+    ("key", "column"),
+    [
+        ("ext.citext", "ext.citext"),  # compared without regard to case by an operator that no search path finds
+        ('text COLLATE "C"', 'text COLLATE "POSIX"'),
+        ("varchar(9)", "text"),
+        ("bigint", "smallint"),
+        ("numeric", "int"),
+        ("code", "text"),  # a domain
+        ("int[]", "int[]"),
+        ("mood", "mood"),  # an enum
+    ],
+)
+@pytest.mark.parametrize("on_delete", ["CASCADE", "SET NULL", "NO ACTION"])
+async def test_rows_are_compared_as_their_foreign_key_compares_them(
+    database: Database, sql: asyncpg.Connection, key: str, column: str, on_delete: str
+) -> None:
+    """Control: with `=`, a citext's child was not found, and went with what it blocks by a key that cascades."""
+    await sql.execute("CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext; CREATE DOMAIN code AS text")
+    await sql.execute("CREATE TYPE mood AS ENUM ('1', '2', 'a')")
+    one, two, again = {"int[]": ("{1}", "{2}", "{2}")}.get(key, ("1", "2", "2"))
+    one, two, again = ("1", "A", "a") if "citext" in key else (one, two, again)
+    await sql.execute(f"CREATE TABLE p (id {key} PRIMARY KEY, gone_at timestamptz)")
+    await sql.execute(f"CREATE TABLE c (up {column} REFERENCES p ON DELETE {on_delete}); CREATE INDEX ON c (up)")
+    await sql.execute(f"INSERT INTO p VALUES ('{one}', {OLD}), ('{two}', {OLD}); INSERT INTO c VALUES ('{again}')")
+    result = await purge(database, {"c": "block"})
+    assert (result["purged"], result["skipped"]["blocked"]) == (1, 1)
+    assert await count(sql, "c WHERE up IS NOT NULL") == 1
+    ended = await run(life_of(database, {"c": "delete"}), "purge-old-deleted", "second", policy="p")
+    assert ended.result is not None
+    assert (ended.result["purged"], ended.result["children"]) == (1, {"public.c": 1})
+
+
 async def test_a_grandchild_that_blocks_keeps_the_whole_branch(database: Database, sql: asyncpg.Connection) -> None:
     await parents(sql)
     await child(sql, "c")
