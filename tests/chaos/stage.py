@@ -129,8 +129,9 @@ class Stage:
             case "list":
                 return int(values["a"] or 0)
             case "range" | "default":
-                old = age is not None and not isinstance(age, str)
-                return next((leaf for leaf, end in enumerate((LONG_AGO // self.unit, 0)) if old and age < end), 2)
+                if not isinstance(age, int | float):
+                    return 2
+                return next((leaf for leaf, end in enumerate((LONG_AGO // self.unit, 0)) if age < end), 2)
             case "sub":
                 return int(values["a"] or 0) if isinstance(age, int | float) and age < 0 else LEAVES
         return None
