@@ -43,6 +43,7 @@ class Tree:
     held: Mapping[int, str] = field(default_factory=dict)  # by oids, SQL that is true for held rows, of alias c
     mutual: bool = False  # whether rows of the policy's own table may keep each other
     loosened: Sequence[Reference] = ()  # whose rows PostgreSQL sets to NULL, or to their default
+    tangled: bool = False  # whether rows that go may point to each other by keys that do not delete
 
     def blocked(self, eligible: Eligible, oid: int) -> dict[str, str]:
         """By constraint, SQL that is true for rows of the relation that a row of another table keeps."""
@@ -150,9 +151,9 @@ class Tree:
 
     @cached_property
     def _at_once(self) -> bool:
-        """Whether all go in one statement: no order suits a circle, and the trigger of a child may change its parent,
-        which is then not the row any more that was looked at."""
-        return self._depths is None or any(edge.reference.acts for edge in self._deleting)
+        """Whether all go in one statement: no order suits a circle, and a trigger of a child may change its parent, or
+        a key that is set to NULL its row, which is then not the one any more that was looked at."""
+        return self._depths is None or self.tangled or any(edge.reference.acts for edge in self._deleting)
 
     @cached_property
     def _depths(self) -> dict[int, int] | None:

@@ -36,7 +36,16 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
     if not whole <= family:
         walk = await _walk(connection, everything, family, declared)
     mutual = any(not edge.deletes and edge.reference.child in family | whole for edge in walk.edges)
-    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual, loosened=tuple(walk.loosened))
+    going = family.union(*(walk.families[edge.reference.child] for edge in walk.edges if edge.deletes))
+    others = [*walk.loosened, *(edge.reference for edge in walk.edges if not edge.deletes)]
+    tangled = any(reference.child in going for reference in others)
+    return Tree(
+        tuple(walk.edges),
+        walk.families | {oid: family},
+        mutual=mutual,
+        tangled=tangled,
+        loosened=tuple(walk.loosened),
+    )
 
 
 @dataclass

@@ -46,9 +46,10 @@ async def purge(run: Run, scope: Scope, *, health: Health) -> Outcome:
             return _outcome(run, told, over=_left_behind(run, *PASSED_OVER))
         if left == 0:
             return _outcome(run, None, over={})
-        if left == sum((kept := _left_behind(run, *KEPT)).values()):
+        freed = scope.mutual and _removed(run) > 0
+        if left == sum((kept := _left_behind(run, *KEPT)).values()) and not freed:
             return _outcome(run, None, over=kept)
-        if reason := _why_no_more(run, left):
+        if reason := _why_no_more(run, left, freed=freed):
             return _outcome(run, reason, over=_left_behind(run, *PASSED_OVER))
         run.cursor = run.cursor | {"ended": True}
 
@@ -125,7 +126,7 @@ async def _left(run: Run, scope: Scope) -> int | None:
     Raises LookTookTooLong.
     """
     over = _left_behind(run, *PASSED_OVER)
-    if run.cursor.get("listed", AHEAD_ROWS) == run.rows_done - run.cursor["rows_before"] + sum(over.values()):
+    if run.cursor.get("listed", AHEAD_ROWS) == _removed(run) + sum(over.values()):
         return sum(over.values())  # the list was all there was, and each of its rows is deleted or passed over
     if _left_behind(run, "touched")["touched"] and not run.spent:
         return None  # the next pass begins with a list of them
@@ -161,13 +162,18 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, eligible: Elig
     return table.next_xid - int(run.cursor["next_xid"]) == ours
 
 
-def _why_no_more(run: Run, left: int | None) -> str | None:
-    """Why rows are left; None when another pass is worth it."""
+def _removed(run: Run) -> int:
+    """How many rows the present pass has deleted."""
+    return run.rows_done - int(run.cursor["rows_before"])
+
+
+def _why_no_more(run: Run, left: int | None, *, freed: bool) -> str | None:
+    """Why rows are left; None when another pass is worth it. `freed`: what has kept some may be gone by now."""
     over = _left_behind(run, *PASSED_OVER, "touched")
-    removed = run.rows_done - run.cursor["rows_before"]
+    removed = _removed(run)
     if run.spent:
         return "the limit of the run (max_rows, max_seconds) is reached"
-    known = left == sum(over.values())
+    known = left == sum(over.values()) and not freed
     if (removed > 0 or over["touched"]) and not known and run.cursor["pass"] < MOST_PASSES:
         return None
     reasons = (

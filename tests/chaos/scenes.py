@@ -1,10 +1,11 @@
-"""Scenes of a purge as Hypothesis draws them: tables, what points to what, holds, and a policy.
+"""Scenes of a purge, drawn by Hypothesis: tables, what points to what, holds, and a policy.
 
 Everything is small: what is many elsewhere is few here, as the test makes the sizes of batches small too.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ ON_DELETE = ("NO ACTION", "RESTRICT", "CASCADE", "SET NULL")
 DEFERRED = ("", "DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED")
 PARTITIONED = ("range", "default", "hash", "list", "sub")
 LEAVES = 3  # of a partitioned table; and so many tables has one that others inherit from, itself included
-LEAST_ROWS, MOST_ROWS, MOST_EDGES = 8, 20, 5
+MOST_TABLES, MOST_ROWS, MOST_EDGES = 4, 20, 6
 
 
 @dataclass(frozen=True)
@@ -107,62 +108,65 @@ class Scene:
     window: int  # how many rows a batch has at most
 
 
-def _columns() -> st.SearchStrategy[Column]:
-    zoned = st.builds(Column, st.sampled_from(("timestamp", "date")), st.sampled_from(tuple(CHANGES)))
-    counted = st.builds(
-        Column, st.just("bigint"), st.just("UTC"), st.sampled_from(("seconds", "milliseconds", "microseconds"))
-    )
-    return st.just(Column("timestamptz")) | zoned | counted
+def _column(chance: Random) -> Column:
+    kind = chance.choice(("timestamptz", "timestamp", "date", "bigint"))
+    if kind == "bigint":
+        return Column(kind, epoch=chance.choice(("seconds", "milliseconds", "microseconds")))
+    return Column(kind, "UTC" if kind == "timestamptz" else chance.choice(tuple(CHANGES)))
 
 
-def _rows() -> st.SearchStrategy[tuple[Row, ...]]:
-    ups = st.tuples(*[st.sampled_from((*range(MOST_ROWS), None))] * MOST_EDGES)
-    row = st.builds(Row, st.sampled_from(AGES), st.integers(0, LEAVES - 1), st.sampled_from(NOTES), ups)
-    return st.lists(row, min_size=LEAST_ROWS, max_size=MOST_ROWS).map(tuple)
+def _row(chance: Random) -> Row:
+    ups = tuple(chance.choice((None, *[chance.randrange(MOST_ROWS)] * 7)) for _ in range(MOST_EDGES))
+    return Row(chance.choice(AGES), chance.randrange(LEAVES), chance.choice(NOTES), ups)
 
 
-def _tables(*layouts: str, keys: tuple[str, ...]) -> st.SearchStrategy[Table]:
-    return st.builds(Table, st.sampled_from(layouts), st.sampled_from(keys), st.booleans(), st.booleans(), _rows())
+def _table(chance: Random, rows: tuple[Row, ...], *, first: bool) -> Table:
+    layouts = ("plain", "heirs", *PARTITIONED) if first else ("plain", "plain", "hash", "list", "heirs")
+    keys = ("int", "bigint", "uuid", "composite", "int", "composite", "none" if first else "uuid")
+    return Table(chance.choice(layouts), chance.choice(keys), chance.random() < 0.5, chance.random() < 0.3, rows)
 
 
-def _edges(tables: int) -> st.SearchStrategy[tuple[Edge, ...]]:
+def _edge(chance: Random, tables: int, *, first: bool) -> Edge:
     """The first one points to the policy's table, the others as often to it as to its children."""
-    leaf = st.sampled_from((None, None, None, None, *range(LEAVES)))
-    child = st.sampled_from([number % tables for number in (1, 2, 3, 1, 2, 3, 0)])
-    parent = st.sampled_from([number % tables for number in (1, 0, 2, 0, 1, 0, 3)])
-    how = st.sampled_from(ON_DELETE), st.sampled_from(DEFERRED), leaf, leaf
-    first, further = st.builds(Edge, child, st.just(0), *how), st.builds(Edge, child, parent, *how)
-    return st.tuples(st.tuples(first), st.lists(further, max_size=MOST_EDGES - 1).map(tuple)).map(
-        lambda both: sum(both, ())
+    leaves = [chance.randrange(LEAVES) if chance.random() < 0.3 else None for _ in range(2)]
+    child = chance.choice((1, 2, 3, 1, 2, 3, 0)) % tables
+    parent = 0 if first else chance.choice((0, 0, 1, 1, 2, 3)) % tables
+    return Edge(child, parent, chance.choice(ON_DELETE), chance.choice(DEFERRED), *leaves)
+
+
+def _hold(chance: Random, tables: int) -> Hold:
+    leaf = chance.randrange(LEAVES) if chance.random() < 0.3 else None
+    state = chance.choice(("active", "active", "expired", "released"))
+    return Hold(
+        chance.randrange(tables), leaf, chance.choice(("id", "a", "note", "ts")), chance.randrange(MOST_ROWS + 2), state
     )
 
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    root = draw(
-        _tables("plain", "heirs", *PARTITIONED, keys=("int", "bigint", "uuid", "composite", "int", "composite", "none"))
-    )
-    child = _tables("plain", "hash", "list", "heirs", keys=("int", "uuid", "composite"))
-    tables = (root, *draw(st.lists(child, min_size=1, max_size=3)))
-    column = draw(_columns())
-    change = draw(st.sampled_from(CHANGES[column.timezone]))
-    hold = st.builds(
-        Hold,
-        st.integers(0, len(tables) - 1),
-        st.none() | st.integers(0, LEAVES - 1),
-        st.sampled_from(("id", "a", "note", "ts")),
-        st.integers(0, MOST_ROWS),
-        st.sampled_from(("active", "active", "expired", "released")),
-    )
-    kinds: list[Children | None] = ["delete", "delete", "block", None]
+    """How many there are of what, and the plain of it, is Hypothesis's to choose and to shrink; what each is like comes
+    from a number: drawn one by one, they would be alike far too often."""
+    seed = draw(st.integers(0, 2**32 - 1))
+
+    def chance(*what: object) -> Random:
+        return Random(f"{seed} {what}")
+
+    count = draw(st.integers(1, MOST_TABLES))
+    sizes = [draw(st.integers(0, MOST_ROWS)) for _ in range(count)]
+    rows = [tuple(_row(chance("row", number, row)) for row in range(size)) for number, size in enumerate(sizes)]
+    column = _column(chance("column"))
+    kinds: tuple[Children | None, ...] = ("delete", "delete", "block", None)
+    around = timedelta(minutes=chance("around").choice((0, -120, -90, -60, -30, 30, 60, 90, 120)))
     return Scene(
-        cutoff=change + timedelta(microseconds=draw(st.sampled_from((0, 1, 500_000, -1)))) + draw(_around()),
+        cutoff=chance("change").choice(CHANGES[column.timezone])
+        + around
+        + timedelta(microseconds=chance("µs").choice((0, 1, 500_000, -1))),
         column=column,
-        tables=tables,
-        edges=draw(_edges(len(tables))),
-        declared=tuple(draw(st.sampled_from(kinds)) for _ in tables),
+        tables=tuple(_table(chance("table", number), each, first=number == 0) for number, each in enumerate(rows)),
+        edges=tuple(_edge(chance("edge", n), count, first=n == 0) for n in range(draw(st.integers(0, MOST_EDGES)))),
+        declared=tuple(chance("declared", number).choice(kinds) for number in range(count)),
         bare=draw(st.booleans()),
-        holds=draw(st.lists(hold, max_size=3).map(tuple)),
+        holds=tuple(_hold(chance("hold", number), count) for number in range(draw(st.integers(0, 3)))),
         where=draw(st.sampled_from(WHERES)),
         odd_names=draw(st.booleans()),
         triggers=draw(st.sampled_from((None, "BEFORE", "AFTER"))),
@@ -173,7 +177,3 @@ def scenes(draw: st.DrawFn) -> Scene:
         along=draw(st.sampled_from((1000, 3, 1))),
         window=draw(st.sampled_from((1000, 2, 1))),
     )
-
-
-def _around() -> st.SearchStrategy[timedelta]:
-    return st.sampled_from([timedelta(minutes=minutes) for minutes in (0, -120, -90, -60, -30, 30, 60, 90, 120)])

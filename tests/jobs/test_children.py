@@ -12,6 +12,7 @@ from db import estimates, holds, relations, trees
 from db.engine import Database
 from db.targets import Target
 from jobs import members, sweep, ways
+from jobs.blocks import Blocks
 from jobs.catalog import jobs
 from jobs.life import Life
 from jobs.policies import Children, Policy
@@ -234,6 +235,20 @@ async def test_two_tables_that_point_to_each_other(database: Database, sql: asyn
     assert (await count(sql, "p"), await count(sql, "c")) == (50, 50)
 
 
+async def test_a_row_that_blocks_and_goes_later_is_followed_by_what_it_blocked(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what hangs on it, and in the same run. Control: where a pass that counted all it left is the last, 2 stays."""
+    monkeypatch.setattr(Blocks, "first", 1)
+    monkeypatch.setattr(Blocks, "largest", 1)
+    await parents(sql, 8)
+    await child(sql, "c", rows=4)
+    await sql.execute("ALTER TABLE p ADD best int REFERENCES c; CREATE INDEX ON p (best)")
+    await sql.execute("UPDATE p SET best = 4 WHERE id IN (2, 6, 8)")
+    result = await purge(database, {"c": "delete", "p": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (4, 0, False)
+
+
 @pytest.mark.parametrize("on_delete", ["NO ACTION", "SET NULL"])
 async def test_of_rows_that_block_each_other_all_stay(
     database: Database, sql: asyncpg.Connection, on_delete: str
@@ -278,6 +293,34 @@ async def test_what_hangs_on_one_row_goes_in_many_transactions(database: Databas
     assert (result["purged"], result["children"], result["remaining"]) == (2, {"public.c": 59_905}, False)
     assert result["batches"] > 10
     assert (await count(sql, "p"), await count(sql, "c")) == (2, 4)
+
+
+@pytest.mark.parametrize("on_delete", ["NO ACTION", "RESTRICT", "SET NULL", "CASCADE"])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("declared", ["block", None])
+async def test_a_row_that_points_to_what_hangs_on_it(
+    database: Database,
+    sql: asyncpg.Connection,
+    request: pytest.FixtureRequest,
+    on_delete: str,
+    *,
+    many: bool,
+    declared: str | None,
+) -> None:
+    """It keeps nothing but itself, so it goes with it: at once, as no order suits; after the rest where that is much.
+
+    Control: children first, the key refuses; or it is set to NULL, and the row is not where it was any more.
+    """
+    if many:
+        request.getfixturevalue("small_batches")
+    await parents(sql, 4)
+    await child(sql, "c", rows=40 if many else 8, up=MANY_TO_2)
+    await sql.execute(f"ALTER TABLE p ADD best int REFERENCES c ON DELETE {on_delete}; CREATE INDEX ON p (best)")
+    await sql.execute("UPDATE p SET best = 2 * id WHERE id IN (2, 3)")
+    undeclared = declared is None and on_delete in {"SET NULL", "CASCADE"}
+    result = await purge(database, {"c": "delete"} if undeclared else {"c": "delete", "p": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (2, 0, False)
+    assert (await count(sql, "p WHERE best IS NOT NULL"), await count(sql, "c")) == (1, 4)
 
 
 MANY_TO_2 = "CASE WHEN n <= 8 THEN (n + 1) / 2 ELSE 2 END"

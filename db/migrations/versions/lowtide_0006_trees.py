@@ -375,7 +375,8 @@ END
 $function$
 """
 
-# The part of the rows that nothing outside of the part points to: those can go, and the others stay.
+# The part of the rows that nothing outside of the part points to: those can go, and the others stay. What blocks
+# counts, too: the row at the top may do so, and goes last.
 CLOSED = """
 CREATE FUNCTION lowtide.closed(tree jsonb, INOUT relations oid[], INOUT places tid[])
 LANGUAGE plpgsql
@@ -392,8 +393,7 @@ BEGIN
         FOR relation IN SELECT DISTINCT unnest(relations) LOOP
             family := lowtide.above(relation);
             FOR edge IN
-                SELECT value FROM jsonb_array_elements(tree -> 'edges')
-                WHERE (value ->> 'deletes')::boolean AND (value ->> 'parent')::oid = ANY(family)
+                SELECT value FROM jsonb_array_elements(tree -> 'edges') WHERE (value ->> 'parent')::oid = ANY(family)
             LOOP
                 EXECUTE format(
                     'SELECT coalesce(array_agg(p.ctid), ''{}'') FROM ONLY %s p WHERE p.ctid = ANY($1) AND EXISTS ('
