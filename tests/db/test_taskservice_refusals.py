@@ -16,6 +16,7 @@ from db.models import Run, Task
 from db.refusals import Conflict, InvalidInput, NaiveDatetime, NotAllowed, NotFound, Refused
 from db.schemas import TaskCreate, TaskFilter, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
+from jobs.create_batch import NewTask
 from tests import people
 from tests.db.statements import said
 from tests.people import CREATOR, OTHER_PROJECT, OWNER, PROJECT, STRANGER
@@ -109,6 +110,10 @@ INVALID: list[tuple[Operation, str]] = [
     (lambda tasks: tasks.update(OPEN, TITLED, actor=0), "actor"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=NAIVE), "unchanged_since"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=TOO_EARLY), "unchanged_since"),
+    *(
+        (lambda tasks, since=since: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=since), "unchanged_since")
+        for since in ("2026-01-01", 0, NAIVE.date())
+    ),
     (lambda tasks: tasks.create(GIVEN, actor=0), "actor"),
     (lambda tasks: tasks.create_many([GIVEN], actor=0), "actor"),
     (lambda tasks: tasks.create_many([], actor=OWNER), "given"),
@@ -215,6 +220,8 @@ async def test_a_cursor_belongs_to_its_list_and_filter(database: Database, sql: 
         ({"title": ""}, "title"),
         ({"title": "x" * (LONGEST_TITLE + 1)}, "title"),
         ({"title": "x" * 2**20}, "title"),
+        ({"title": " "}, "title"),
+        ({"title": " \t\n\u00a0\u3000"}, "title"),
         ({"title": "a\x00"}, "title"),
         ({"title": 7}, "title"),
         ({"title": "t", "description": "x" * (LONGEST_DESCRIPTION + 1)}, "description"),
@@ -235,6 +242,19 @@ def test_a_wrong_field_is_named_and_its_value_kept_out_of_the_message(given: dic
             schema(**(more | given))
         assert [fault["loc"] for fault in caught.value.errors()] == [(field,)]
         assert "xxxx" not in str(caught.value)
+
+
+def test_a_title_of_blanks_alone_is_refused_in_every_way_in() -> None:
+    """In those of the job too, which is not made of the schemas."""
+    ways: list[Callable[[str], TaskCreate | TaskUpdate | NewTask]] = [
+        lambda title: TaskCreate(project_id=1, title=title),
+        lambda title: TaskUpdate(title=title),
+        lambda title: NewTask(title=title),
+    ]
+    for way in ways:
+        with pytest.raises(ValidationError, match="is blank: give at least one character that can be seen"):
+            way(" \n\u3000")
+        assert way(" a ").title == " a "
 
 
 def test_titles_of_500_characters_and_descriptions_of_100000_are_taken() -> None:
