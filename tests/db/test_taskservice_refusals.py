@@ -1,5 +1,6 @@
 """What the task service refuses: named, with the ids, with nothing changed, and with the transaction fit to go on."""
 
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -8,9 +9,12 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import col
 
+from db import taskchanges
 from db.engine import Database
+from db.faults import sqlstate
 from db.fields import BIGINT, LONGEST_DESCRIPTION, LONGEST_TITLE
 from db.models import Run, Task
 from db.refusals import Conflict, InvalidInput, NaiveDatetime, NotAllowed, NotFound, Refused
@@ -329,3 +333,37 @@ async def test_of_many_refused_ids_the_first_20_are_named(database: Database, sq
             await service.mark_completed(range(1, 101), actor=OWNER)
     assert caught.value.ids == list(range(1, 21))
     assert caught.value.detail == {"missing": {"total": 100, "ids": list(range(1, 21))}}
+
+
+async def test_what_the_driver_says_comes_as_sqlalchemy_s_error_without_the_failing_row(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """COPY goes past SQLAlchemy, and its error would name the title that exists already."""
+    await people.people(sql)
+    await sql.execute("CREATE UNIQUE INDEX one_title ON task (title)")
+    secret = TaskCreate(project_id=PROJECT, title="hunter2")
+    async with database.sessions() as session:
+        with pytest.raises(IntegrityError, match="one_title") as caught:
+            await TaskService(session).create_many([secret, secret], actor=OWNER)
+    assert sqlstate(caught.value) == "23505"
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda tasks: tasks.create_many([GIVEN], actor=OWNER),
+        lambda tasks: tasks.explain(taskchanges.deleted(OPEN, actor=OWNER)),
+        lambda tasks: tasks.delete_for_good(OPEN, actor=OWNER),
+    ],
+)
+async def test_another_s_lock_comes_as_sqlalchemy_s_error(
+    database: Database, sql: asyncpg.Connection, operation: Operation
+) -> None:
+    await _fill(sql)
+    async with sql.transaction(), database.sessions() as session:
+        await sql.execute("LOCK TABLE task, lowtide.hold IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DBAPIError) as caught:
+            await operation(TaskService(session))
+    assert sqlstate(caught.value) == "55P03"
