@@ -32,13 +32,31 @@ async def require_open(session: TimedSession, project_ids: Collection[int]) -> N
         raise Conflict(f"no task may enter an archived project: {_listed(archived)}", ids=archived[:MOST_NAMED])
 
 
-def require_owner(project: FoundProject | None, project_id: int, *, actor: int) -> None:
+def require_owner(project: FoundProject | None, project_id: int, *, actor: int) -> FoundProject:
     if project is None:
         raise NotFound(f"project {project_id} does not exist", ids=[project_id])
     if project.owner_id != actor:
         raise NotAllowed(
             f"worker {actor} may not do this to project {project_id}: only its owner may", ids=[project_id]
         )
+    return project
+
+
+async def require_owner_of(session: TimedSession, project_id: int, *, actor: int) -> None:
+    """Without a lock."""
+    found = await session.call(
+        "project", projects.find(session.session, project_id), rows=lambda one: int(one is not None)
+    )
+    require_owner(found, project_id, actor=actor)
+
+
+async def require_acting(session: TimedSession, task_id: int, *, actor: int) -> None:
+    """Without a lock. A task that is missing is left to who asks for it."""
+    standing = await kinds_of(session, [task_id], actor=actor)
+    if "forbidden" in standing:
+        await require_actor(session, actor)
+        if refused := of_kinds(standing, actor=actor):
+            raise refused
 
 
 async def refusal(

@@ -28,9 +28,11 @@ from db.taskrefusals import (
     kinds_of,
     of_kinds,
     refusal,
+    require_acting,
     require_actor,
     require_open,
     require_owner,
+    require_owner_of,
     unless_referred_to,
 )
 from db.timing import TimedSession, Timing
@@ -46,9 +48,9 @@ class TaskService:
         self._timed = TimedSession(session)
 
     @property
-    def timings(self) -> Sequence[Timing]:
-        """Of the statements of this service, the last thousand, in their order."""
-        return self._timed.timings
+    def timings(self) -> tuple[Timing, ...]:
+        """Of the statements of this service, the last thousand, in their order, as they are now."""
+        return tuple(self._timed.timings)
 
     async def create(self, given: TaskCreate, *, actor: int) -> TaskRead:
         """Any actor may create tasks, in any project that is not archived. Raises NotFound, Conflict."""
@@ -154,9 +156,12 @@ class TaskService:
         an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
+        # Before the lock: who may not archive the project shall neither wait for it nor keep others waiting.
+        await require_owner_of(self._timed, project_id, actor=actor)
         closing = projects.close_to_inserts(session, project_id)
-        require_owner(await self._timed.call("close_project", closing, rows=_present), project_id, actor=actor)
-        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: 1)
+        closed = await self._timed.call("close_project", closing, rows=_present)
+        stamped = int(not require_owner(closed, project_id, actor=actor).archived)
+        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: stamped)
         return await self._timed.changed("archive_project", taskchanges.archived(project_id))
 
     async def delete(self, task_id: int, *, actor: int) -> TaskRead:
@@ -176,8 +181,7 @@ class TaskService:
             an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         if project_id is not None:
-            owned = projects.find(self.session, project_id)
-            require_owner(await self._timed.call("project", owned, rows=_present), project_id, actor=actor)
+            await require_owner_of(self._timed, project_id, actor=actor)
         statement = taskchanges.deleted_older(days=days, actor=actor, project_id=project_id)
         return await self._timed.changed("delete_older", statement)
 
@@ -187,6 +191,7 @@ class TaskService:
         an_id("actor", actor)
         found = await self._timed.rows("project_of", taskreads.project_of(an_id("task_id", task_id)))
         for (project_id,) in found:  # one, or none
+            await require_acting(self._timed, task_id, actor=actor)  # before the lock, as archive_project does
             # Without the lock, an archive-project could walk past the task between this look at the project and commit.
             await self._timed.call("project", projects.join(self.session, [project_id]), rows=len)
             statement = taskchanges.restored(task_id, actor=actor, project_id=project_id)
@@ -224,9 +229,10 @@ class TaskService:
             statement = taskchanges.gone(task_id, actor=actor, unheld=free)
             if await self._timed.rows("delete_for_good", statement):
                 return
-        raise await refusal(
-            self._timed, task_id, actor=actor, kinds=KINDS[:2], otherwise="is under a hold (`lowtide hold list`)"
-        )
+            # Inside the savepoint: with it goes the lock that keeps holds from being placed.
+            raise await refusal(
+                self._timed, task_id, actor=actor, kinds=KINDS[:2], otherwise="is under a hold (`lowtide hold list`)"
+            )
 
     async def explain(self, statement: ClauseElement | Change) -> Explained:
         """What a statement of db/taskreads.py or db/taskchanges.py (or one of your own) would do, and whether that is

@@ -26,7 +26,8 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Timing:
-    """A statement: from its sending to its last row, and how many rows it returned or changed."""
+    """A statement: from its sending to its last row, and how many rows it returned or changed. `holds` is all that is
+    asked about holds before a removal, which takes at least two."""
 
     name: str
     seconds: float
