@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,9 +17,18 @@ from db.timing import TimedSession
 # In the order in which they are told: who may not act on a task learns nothing else about it.
 KINDS = ("forbidden", "missing", "deleted", "archived")
 
+KEEP = text("SELECT 1 FROM public.worker WHERE id = :id FOR KEY SHARE")
+
 
 async def require_actor(session: TimedSession, actor: int) -> None:
     if not await session.call("actor", actors.exists(session.session, actor), rows=int):
+        raise NotFound(f"worker {actor} does not exist", ids=[actor])
+
+
+async def require_creator(session: TimedSession, actor: int) -> None:
+    """`require_actor`, and nobody deletes the worker before the rows that name them are there. The lock is the one that
+    their foreign key would take; like any, it needs UPDATE on the table or on a column of it."""
+    if not await session.rows("actor", KEEP.bindparams(id=actor)):
         raise NotFound(f"worker {actor} does not exist", ids=[actor])
 
 

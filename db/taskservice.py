@@ -30,6 +30,7 @@ from db.taskrefusals import (
     refusal,
     require_acting,
     require_actor,
+    require_creator,
     require_open,
     require_owner,
     require_owner_of,
@@ -54,7 +55,7 @@ class TaskService:
 
     async def create(self, given: TaskCreate, *, actor: int) -> TaskRead:
         """Any actor may create tasks, in any project that is not archived. Raises NotFound, Conflict."""
-        await require_actor(self._timed, an_id("actor", actor))
+        await require_creator(self._timed, an_id("actor", actor))
         await require_open(self._timed, [given.project_id])
         task = Task(**given.model_dump(), created_by_id=actor)
         return await self._timed.call("create", _inserted(self.session, task), rows=lambda _: 1)
@@ -64,7 +65,7 @@ class TaskService:
         an_id("actor", actor)
         if not 1 <= len(given) <= MOST_TASKS:
             raise InvalidInput("given", f"must be 1 to {MOST_TASKS} tasks")
-        await require_actor(self._timed, actor)
+        await require_creator(self._timed, actor)
         await require_open(self._timed, [task.project_id for task in given])
         session = self.session
         made = await self._timed.call("reserve_ids", tasks.reserve_ids(session, count=len(given)), rows=len)
