@@ -143,13 +143,13 @@ class TaskService:
             kinds = await kinds_of(self._timed, asked, actor=actor)
             if refused := of_kinds(kinds, actor=actor):
                 raise refused
-            open_tasks = kinds["open"].total if "open" in kinds else 0
-            completed = await self._timed.call("mark_completed", tasks.complete(session, asked, actor=actor), rows=int)
-            if completed != open_tasks:
+            completing = tasks.complete(session, asked, actor=actor)
+            completed = await self._timed.call("mark_completed", completing, rows=lambda found: found.total)
+            if not completed.are(kinds.get("open")):
                 raise Conflict(
                     "some of the tasks were changed meanwhile, so none was completed: try again", ids=asked[:MOST_NAMED]
                 )
-        return completed
+        return completed.total
 
     async def archive_project(self, project_id: int, *, actor: int) -> int:
         """Close the project, and archive its tasks that are not deleted; how many. For a large one there is the job,

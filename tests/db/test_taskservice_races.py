@@ -1,7 +1,7 @@
 """Two at once on the same tasks: nothing is lost, nothing is done twice, and the one that comes too late is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import projects
+from db import projects, tasks
 from db.engine import Database
 from db.refusals import Refused
 from db.schemas import TaskCreate, TaskRead, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
-from jobs.life import Life
+from jobs.life import Again, Life
 from tests import people
 from tests.eventually import eventually
-from tests.ledger import run
+from tests.ledger import accept, run
 from tests.people import CREATOR, OWNER, PROJECT, STRANGER
 
 pytestmark = pytest.mark.usefixtures("actors")
@@ -151,6 +151,31 @@ async def test_a_task_that_changes_while_all_are_completed_leaves_none_completed
         await eventually(lambda: sql.fetchval(WAITING))
     assert await second == "Conflict"
     assert await people.statuses(sql, [numbers.open, numbers.in_progress]) == ["pending", "deleted"]
+
+
+@pytest.mark.parametrize("by_job", [False, True])
+async def test_as_many_that_may_be_completed_as_before_are_not_the_same(
+    database: Database, life: Life, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, by_job: bool
+) -> None:
+    """After the look one of the tasks is deleted and another one, completed before, is opened again: still two."""
+    numbers = await people.tasks(sql)
+    asked = [numbers.open, numbers.in_progress, numbers.completed]
+    look = tasks.kinds
+
+    async def looked(session: AsyncSession, ids: Sequence[int], *, actor: int) -> dict[str, tasks.Kind]:
+        found = await look(session, ids, actor=actor)
+        await sql.execute("UPDATE task SET deleted_at = now(), status = 'deleted' WHERE id = $1", numbers.in_progress)
+        await sql.execute("UPDATE task SET status = 'pending' WHERE id = $1", numbers.completed)
+        return found
+
+    monkeypatch.setattr(tasks, "kinds", looked)
+    if by_job:
+        await accept(life, "mark-completed", "run", task_ids=asked, requested_by=OWNER)
+        assert isinstance(await life.serve("run"), Again)
+    else:
+        async with unit_of_work(database.sessions) as service:
+            assert await _said(service.mark_completed(asked, actor=OWNER)) == "Conflict"
+    assert await people.statuses(sql, asked) == ["pending", "deleted", "pending"]
 
 
 @pytest.mark.parametrize("locked", [True, False])
