@@ -1,8 +1,10 @@
 """Why a change of tasks was refused, found out after the fact: a change that succeeds asks nothing."""
 
+import re
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,6 +13,7 @@ from db import actors, projects, tasks
 from db.faults import BLOCKED, sqlstate
 from db.projects import FoundProject
 from db.refusals import MOST_NAMED, Conflict, NotAllowed, NotFound, Refused
+from db.sessions import execute
 from db.tasks import Kind
 from db.timing import TimedSession
 
@@ -18,6 +21,15 @@ from db.timing import TimedSession
 KINDS = ("forbidden", "missing", "deleted", "archived")
 
 KEEP = text("SELECT 1 FROM public.worker WHERE id = :id FOR KEY SHARE")
+
+# In the server's detail, whatever its language is.
+KEY = re.compile(r"\(id\)=\((\d+)\)")
+OF_TASKS = text("""
+    SELECT EXISTS (
+        SELECT 1 FROM pg_constraint WHERE conname = :constraint AND confrelid = 'public.task'::regclass
+        AND conrelid = to_regclass(format('%I.%I', CAST(:schema AS text), CAST(:table AS text)))
+    )
+""")
 
 
 async def require_actor(session: TimedSession, actor: int) -> None:
@@ -115,9 +127,22 @@ async def unless_referred_to(session: AsyncSession, which: str, *, ids: Sequence
     except IntegrityError as exc:
         if sqlstate(exc) not in BLOCKED:
             raise
-        constraint = getattr(exc.orig.__cause__ if exc.orig else None, "constraint_name", None)
+        cause = exc.orig.__cause__ if exc.orig else None
+        constraint = getattr(cause, "constraint_name", None)
+        named = ids or await _referred_to(session, cause)
+        which = which if ids or not named else f"task {named[0]}"
         told = f"{which} can't go: another table refers to it ({constraint}). Nothing was changed"
-        raise Conflict(told, detail={"constraint": constraint}, ids=ids) from exc
+        raise Conflict(told, detail={"constraint": constraint}, ids=named) from exc
+
+
+async def _referred_to(session: AsyncSession, cause: object) -> list[int]:
+    """The task that stopped a delete of many: the first one, since the server names no more. None where that was a row
+    of another table, which would have gone along, or where the server names no key."""
+    if not isinstance(cause, asyncpg.PostgresError) or not (key := KEY.search(cause.detail or "")):
+        return []
+    given = {"schema": cause.schema_name, "table": cause.table_name, "constraint": cause.constraint_name}
+    of_tasks = (await execute(session, OF_TASKS, given)).scalar_one()
+    return [int(key[1])] if of_tasks else []
 
 
 def _named(noun: str, ids: Sequence[int]) -> str:

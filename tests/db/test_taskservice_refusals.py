@@ -322,8 +322,27 @@ async def test_a_task_that_another_table_refers_to_stays(
         with pytest.raises(Conflict, match="comment_of") as caught:
             await operation(service)
         assert caught.value.detail == {"constraint": "comment_of"}
+        assert caught.value.ids == [1]
     assert await sql.fetchval("SELECT count(*) FROM task WHERE id IN (1, 4)") == 2
     assert await sql.fetchval("SELECT title FROM task WHERE id = $1", IN_PROGRESS) == "new"
+
+
+async def test_a_row_of_another_table_that_stops_a_purge_is_not_taken_for_a_task(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """The comment would go along with its task; its id is none of a task."""
+    await _fill(sql)
+    await sql.execute("""
+        UPDATE task SET deleted_at = now() - interval '9 days' WHERE id = 1;
+        CREATE TABLE comment (id bigint PRIMARY KEY, task_id bigint REFERENCES task (id) ON DELETE CASCADE);
+        CREATE TABLE likes (comment_id bigint CONSTRAINT likes_of REFERENCES comment (id));
+        INSERT INTO comment VALUES (6, 1);
+        INSERT INTO likes VALUES (6);
+    """)
+    async with unit_of_work(database.sessions) as service:
+        with pytest.raises(Conflict, match=r"one of the tasks can.t go.*likes_of") as caught:
+            await service.purge_deleted(days=1, actor=OWNER)
+    assert caught.value.ids == []
 
 
 async def test_of_many_refused_ids_the_first_20_are_named(database: Database, sql: asyncpg.Connection) -> None:
