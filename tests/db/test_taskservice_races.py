@@ -326,3 +326,39 @@ async def test_an_actor_can_not_be_deleted_while_their_task_is_being_created(
         else:
             await service.create(given, actor=CREATOR)
     assert await sql.fetchval("SELECT count(*) FROM task WHERE created_by_id = 2") == 1
+
+
+async def test_tasks_of_a_project_that_has_changed_hands_are_not_deleted(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look at the owner and before the delete: the statement asks again."""
+    numbers = await people.tasks(sql)
+    await sql.execute("UPDATE task SET created_at = now() - interval '20 days'")
+    find = projects.find
+
+    async def found(session: AsyncSession, project_id: int) -> projects.FoundProject | None:
+        owned = await find(session, project_id)
+        await sql.execute("UPDATE project SET owner_id = 3 WHERE id = $1", project_id)
+        return owned
+
+    monkeypatch.setattr(projects, "find", found)
+    async with unit_of_work(database.sessions) as service:
+        assert await service.delete_older(days=10, actor=OWNER, project_id=PROJECT) == 0
+    assert await people.statuses(sql, [numbers.open]) == ["pending"]
+
+
+async def test_a_task_that_moves_to_another_project_meanwhile_is_not_restored(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its new project nothing is locked, so an archive-project could walk past it."""
+    numbers = await people.tasks(sql)
+    join = projects.join
+
+    async def joined(session: AsyncSession, project_ids: Iterable[int]) -> dict[int, projects.FoundProject]:
+        await sql.execute("UPDATE task SET project_id = 2 WHERE id = $1", numbers.deleted)
+        return await join(session, project_ids)
+
+    monkeypatch.setattr(projects, "join", joined)
+    async with unit_of_work(database.sessions) as service:
+        assert await _said(service.restore(numbers.deleted, actor=CREATOR)) == "Conflict"
+    assert await people.statuses(sql, [numbers.deleted]) == ["deleted"]
