@@ -41,7 +41,10 @@ def decoded(cursor: str, *, of: str) -> Position:
     microseconds, number, digest = PACKED.unpack(urlsafe_b64decode(cursor))
     if digest != _digest(microseconds, number, of):
         raise InvalidInput("cursor", "was altered, or is of another list or filter: begin again without one")
-    return Position(EPOCH + microseconds * MICROSECOND, number)
+    try:
+        return Position(EPOCH + microseconds * MICROSECOND, number)
+    except OverflowError:  # made up: the digest is right, and no calendar has that instant
+        raise InvalidInput("cursor", "is none: its point in time lies outside of the years 1 to 9999") from None
 
 
 def _digest(microseconds: int, number: int, of: str) -> bytes:

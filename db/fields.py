@@ -36,6 +36,13 @@ def storable(value: str) -> str:
     return value
 
 
+def visible(value: str) -> str:
+    """A title of blanks only would be an empty line in every list."""
+    if value.isspace():
+        raise ValueError("is blank: give at least one character that can be seen")
+    return value
+
+
 def in_utc(value: datetime) -> datetime:
     """One point in time has one spelling then; and the driver, which does the same, could not do it for all."""
     try:
@@ -54,7 +61,7 @@ QueriedId = Annotated[Id, BeforeValidator(_from_query)]
 Days = Annotated[int, Strict(), Field(ge=1, le=LONGEST_DAYS)]
 Instant = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Text = Annotated[str, Strict(), AfterValidator(storable)]
-Title = Annotated[Text, Field(min_length=1, max_length=LONGEST_TITLE)]
+Title = Annotated[Text, Field(min_length=1, max_length=LONGEST_TITLE), AfterValidator(visible)]
 Description = Annotated[Text, Field(max_length=LONGEST_DESCRIPTION)]
 # What callers set; `archived` comes with the project, `deleted` with a delete.
 Status = Literal["pending", "in_progress", "completed"]
@@ -71,6 +78,8 @@ def whole(field: str, value: int, *, least: int = 1, most: int) -> int:
 
 def an_instant(field: str, value: datetime) -> datetime:
     """Raises NaiveDatetime, InvalidInput."""
+    if not isinstance(value, datetime):
+        raise InvalidInput(field, "must be a datetime")
     if value.utcoffset() is None:
         raise NaiveDatetime(field)
     try:

@@ -1,8 +1,11 @@
 """Why a change of tasks was refused, found out after the fact: a change that succeeds asks nothing."""
 
+import re
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+import asyncpg
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -10,15 +13,34 @@ from db import actors, projects, tasks
 from db.faults import BLOCKED, sqlstate
 from db.projects import FoundProject
 from db.refusals import MOST_NAMED, Conflict, NotAllowed, NotFound, Refused
+from db.sessions import execute
 from db.tasks import Kind
 from db.timing import TimedSession
 
 # In the order in which they are told: who may not act on a task learns nothing else about it.
 KINDS = ("forbidden", "missing", "deleted", "archived")
 
+KEEP = text("SELECT 1 FROM public.worker WHERE id = :id FOR KEY SHARE")
+
+# In the server's detail, whatever its language is.
+KEY = re.compile(r"\(id\)=\((\d+)\)")
+OF_TASKS = text("""
+    SELECT EXISTS (
+        SELECT 1 FROM pg_constraint WHERE conname = :constraint AND confrelid = 'public.task'::regclass
+        AND conrelid = to_regclass(format('%I.%I', CAST(:schema AS text), CAST(:table AS text)))
+    )
+""")
+
 
 async def require_actor(session: TimedSession, actor: int) -> None:
     if not await session.call("actor", actors.exists(session.session, actor), rows=int):
+        raise NotFound(f"worker {actor} does not exist", ids=[actor])
+
+
+async def require_creator(session: TimedSession, actor: int) -> None:
+    """`require_actor`, and nobody deletes the worker before the rows that name them are there. The lock is the one that
+    their foreign key would take; like any, it needs UPDATE on the table or on a column of it."""
+    if not await session.rows("actor", KEEP.bindparams(id=actor)):
         raise NotFound(f"worker {actor} does not exist", ids=[actor])
 
 
@@ -32,13 +54,31 @@ async def require_open(session: TimedSession, project_ids: Collection[int]) -> N
         raise Conflict(f"no task may enter an archived project: {_listed(archived)}", ids=archived[:MOST_NAMED])
 
 
-def require_owner(project: FoundProject | None, project_id: int, *, actor: int) -> None:
+def require_owner(project: FoundProject | None, project_id: int, *, actor: int) -> FoundProject:
     if project is None:
         raise NotFound(f"project {project_id} does not exist", ids=[project_id])
     if project.owner_id != actor:
         raise NotAllowed(
             f"worker {actor} may not do this to project {project_id}: only its owner may", ids=[project_id]
         )
+    return project
+
+
+async def require_owner_of(session: TimedSession, project_id: int, *, actor: int) -> None:
+    """Without a lock."""
+    found = await session.call(
+        "project", projects.find(session.session, project_id), rows=lambda one: int(one is not None)
+    )
+    require_owner(found, project_id, actor=actor)
+
+
+async def require_acting(session: TimedSession, task_id: int, *, actor: int) -> None:
+    """Without a lock. A task that is missing is left to who asks for it."""
+    standing = await kinds_of(session, [task_id], actor=actor)
+    if "forbidden" in standing:
+        await require_actor(session, actor)
+        if refused := of_kinds(standing, actor=actor):
+            raise refused
 
 
 async def refusal(
@@ -87,9 +127,22 @@ async def unless_referred_to(session: AsyncSession, which: str, *, ids: Sequence
     except IntegrityError as exc:
         if sqlstate(exc) not in BLOCKED:
             raise
-        constraint = getattr(exc.orig.__cause__ if exc.orig else None, "constraint_name", None)
+        cause = exc.orig.__cause__ if exc.orig else None
+        constraint = getattr(cause, "constraint_name", None)
+        named = ids or await _referred_to(session, cause)
+        which = which if ids or not named else f"task {named[0]}"
         told = f"{which} can't go: another table refers to it ({constraint}). Nothing was changed"
-        raise Conflict(told, detail={"constraint": constraint}, ids=ids) from exc
+        raise Conflict(told, detail={"constraint": constraint}, ids=named) from exc
+
+
+async def _referred_to(session: AsyncSession, cause: object) -> list[int]:
+    """The task that stopped a delete of many: the first one, since the server names no more. None where that was a row
+    of another table, which would have gone along, or where the server names no key."""
+    if not isinstance(cause, asyncpg.PostgresError) or not (key := KEY.search(cause.detail or "")):
+        return []
+    given = {"schema": cause.schema_name, "table": cause.table_name, "constraint": cause.constraint_name}
+    of_tasks = (await execute(session, OF_TASKS, given)).scalar_one()
+    return [int(key[1])] if of_tasks else []
 
 
 def _named(noun: str, ids: Sequence[int]) -> str:

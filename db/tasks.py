@@ -27,7 +27,8 @@ KIND = """
          ELSE 'open' END
 """
 KINDS = text(f"""
-    SELECT kind, count(*) AS total, (array_agg(id ORDER BY id))[1:20] AS first_ids
+    SELECT kind, count(*) AS total, (array_agg(id ORDER BY id))[1:20] AS first_ids,
+           hash_array_extended(array_agg(id ORDER BY id), 0) AS digest
     FROM (
         SELECT asked.id, CASE WHEN t.id IS NULL THEN 'missing' ELSE {KIND.format(actor=":actor")} END AS kind
         FROM unnest(CAST(:ids AS bigint[])) AS asked (id)
@@ -41,9 +42,13 @@ MAY_COMPLETE = """
     AND p.id = t.project_id AND p.archived_at IS NULL AND {actor} IN (t.created_by_id, p.owner_id)
 """
 COMPLETE = text(f"""
-    UPDATE public.task t SET status = 'completed', updated_at = now()
-    FROM public.project p
-    WHERE t.id = ANY(CAST(:ids AS bigint[])) AND {MAY_COMPLETE.format(actor=":actor")}
+    WITH completed AS (
+        UPDATE public.task t SET status = 'completed', updated_at = now()
+        FROM public.project p
+        WHERE t.id = ANY(CAST(:ids AS bigint[])) AND {MAY_COMPLETE.format(actor=":actor")}
+        RETURNING t.id
+    )
+    SELECT count(*) AS total, hash_array_extended(array_agg(id ORDER BY id), 0) AS digest FROM completed
 """)
 OPEN = f"""
     SELECT 1 FROM public.task t, public.project p WHERE t.id = ANY($1) AND {MAY_COMPLETE.format(actor="$2::bigint")}
@@ -83,10 +88,24 @@ COUNT_TO_ARCHIVE = text(f"SELECT count(*) FROM public.task WHERE project_id = :p
 
 @dataclass(frozen=True)
 class Kind:
-    """How many of the asked ids are of one kind, and the first 20 of them."""
+    """How many of the asked ids are of one kind, the first 20 of them, and a digest of all."""
 
     total: int
     first_ids: list[int]
+    digest: int
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How many tasks were completed, and a digest of their ids; None of none."""
+
+    total: int
+    digest: int | None
+
+    def are(self, asked: Kind | None) -> bool:
+        """Whether these very tasks were asked for. As many are not enough: between a look at them and their change
+        one may have gone, and another one come."""
+        return (self.total, self.digest) == ((0, None) if asked is None else (asked.total, asked.digest))
 
 
 async def reserve_ids(session: AsyncSession, *, count: int) -> list[int]:
@@ -113,14 +132,13 @@ async def kinds(session: AsyncSession, ids: Sequence[int], *, actor: int) -> dic
     Keys: open, already_completed, missing, deleted, archived, forbidden; only those that occur.
     """
     rows = await execute(session, KINDS, {"ids": list(ids), "actor": actor})
-    return {row.kind: Kind(row.total, row.first_ids) for row in rows}
+    return {row.kind: Kind(row.total, row.first_ids, row.digest) for row in rows}
 
 
-async def complete(session: AsyncSession, ids: Sequence[int], *, actor: int) -> int:
-    """Complete those of the tasks that are open and that the actor may act on; return how many that were."""
-    outcome = await execute(session, COMPLETE, {"ids": list(ids), "actor": actor})
-    changed: int = outcome.rowcount  # type: ignore[attr-defined]  # the result of an UPDATE is a CursorResult
-    return changed
+async def complete(session: AsyncSession, ids: Sequence[int], *, actor: int) -> Completed:
+    """Complete those of the tasks that are open and that the actor may act on."""
+    row = (await execute(session, COMPLETE, {"ids": list(ids), "actor": actor})).one()
+    return Completed(row.total, row.digest)
 
 
 def complete_chunk(ids: Sequence[int], *, actor: int) -> Change:

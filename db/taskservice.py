@@ -29,9 +29,12 @@ from db.taskrefusals import (
     kinds_of,
     of_kinds,
     refusal,
+    require_acting,
     require_actor,
+    require_creator,
     require_open,
     require_owner,
+    require_owner_of,
     unless_referred_to,
 )
 from db.timing import TimedSession, Timing
@@ -47,13 +50,13 @@ class TaskService:
         self._timed = TimedSession(session)
 
     @property
-    def timings(self) -> Sequence[Timing]:
-        """Of the statements of this service, the last thousand, in their order."""
-        return self._timed.timings
+    def timings(self) -> tuple[Timing, ...]:
+        """Of the statements of this service, the last thousand, in their order, as they are now."""
+        return tuple(self._timed.timings)
 
     async def create(self, given: TaskCreate, *, actor: int) -> TaskRead:
         """Any actor may create tasks, in any project that is not archived. Raises NotFound, Conflict."""
-        await require_actor(self._timed, an_id("actor", actor))
+        await require_creator(self._timed, an_id("actor", actor))
         await require_open(self._timed, [given.project_id])
         task = Task(**given.model_dump(), created_by_id=actor)
         return await self._timed.call("create", _inserted(self.session, task), rows=lambda _: 1)
@@ -63,7 +66,7 @@ class TaskService:
         an_id("actor", actor)
         if not 1 <= len(given) <= MOST_TASKS:
             raise InvalidInput("given", f"must be 1 to {MOST_TASKS} tasks")
-        await require_actor(self._timed, actor)
+        await require_creator(self._timed, actor)
         await require_open(self._timed, [task.project_id for task in given])
         session = self.session
         made = await self._timed.call("reserve_ids", tasks.reserve_ids(session, count=len(given)), rows=len)
@@ -141,13 +144,13 @@ class TaskService:
             kinds = await kinds_of(self._timed, asked, actor=actor)
             if refused := of_kinds(kinds, actor=actor):
                 raise refused
-            open_tasks = kinds["open"].total if "open" in kinds else 0
-            completed = await self._timed.call("mark_completed", tasks.complete(session, asked, actor=actor), rows=int)
-            if completed != open_tasks:
+            completing = tasks.complete(session, asked, actor=actor)
+            completed = await self._timed.call("mark_completed", completing, rows=lambda found: found.total)
+            if not completed.are(kinds.get("open")):
                 raise Conflict(
                     "some of the tasks were changed meanwhile, so none was completed: try again", ids=asked[:MOST_NAMED]
                 )
-        return completed
+        return completed.total
 
     async def archive_project(self, project_id: int, *, actor: int) -> int:
         """Close the project, and archive its tasks that are not deleted; how many. For a large one there is the job,
@@ -156,9 +159,12 @@ class TaskService:
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
         await require_read_committed(session)  # a task that entered since an older snapshot would be passed over
+        # Before the lock: who may not archive the project shall neither wait for it nor keep others waiting.
+        await require_owner_of(self._timed, project_id, actor=actor)
         closing = projects.close_to_inserts(session, project_id)
-        require_owner(await self._timed.call("close_project", closing, rows=_present), project_id, actor=actor)
-        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: 1)
+        closed = await self._timed.call("close_project", closing, rows=_present)
+        stamped = int(not require_owner(closed, project_id, actor=actor).archived)
+        await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: stamped)
         return await self._timed.changed("archive_project", taskchanges.archived(project_id))
 
     async def delete(self, task_id: int, *, actor: int) -> TaskRead:
@@ -178,8 +184,7 @@ class TaskService:
             an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         if project_id is not None:
-            owned = projects.find(self.session, project_id)
-            require_owner(await self._timed.call("project", owned, rows=_present), project_id, actor=actor)
+            await require_owner_of(self._timed, project_id, actor=actor)
         statement = taskchanges.deleted_older(days=days, actor=actor, project_id=project_id)
         return await self._timed.changed("delete_older", statement)
 
@@ -189,6 +194,7 @@ class TaskService:
         an_id("actor", actor)
         found = await self._timed.rows("project_of", taskreads.project_of(an_id("task_id", task_id)))
         for (project_id,) in found:  # one, or none
+            await require_acting(self._timed, task_id, actor=actor)  # before the lock, as archive_project does
             # Without the lock, an archive-project could walk past the task between this look at the project and commit.
             await self._timed.call("project", projects.join(self.session, [project_id]), rows=len)
             statement = taskchanges.restored(task_id, actor=actor, project_id=project_id)
@@ -226,9 +232,10 @@ class TaskService:
             statement = taskchanges.gone(task_id, actor=actor, unheld=free)
             if await self._timed.rows("delete_for_good", statement):
                 return
-        raise await refusal(
-            self._timed, task_id, actor=actor, kinds=KINDS[:2], otherwise="is under a hold (`lowtide hold list`)"
-        )
+            # Inside the savepoint: with it goes the lock that keeps holds from being placed.
+            raise await refusal(
+                self._timed, task_id, actor=actor, kinds=KINDS[:2], otherwise="is under a hold (`lowtide hold list`)"
+            )
 
     async def explain(self, statement: ClauseElement | Change) -> Explained:
         """What a statement of db/taskreads.py or db/taskchanges.py (or one of your own) would do, and whether that is

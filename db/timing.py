@@ -3,11 +3,14 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy import CursorResult, Executable, Row
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.batches import Change
@@ -23,7 +26,8 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Timing:
-    """A statement: from its sending to its last row, and how many rows it returned or changed."""
+    """A statement: from its sending to its last row, and how many rows it returned or changed. `holds` is all that is
+    asked about holds before a removal, which takes at least two."""
 
     name: str
     seconds: float
@@ -48,11 +52,32 @@ class TimedSession:
     async def call(self, name: str, doing: Awaitable[Found], *, rows: Callable[[Found], int]) -> Found:
         """What everything that is said to PostgreSQL goes through."""
         begun = time.perf_counter()
-        found = await doing
+        with _as_sqlalchemy_s():
+            found = await doing
         timing = Timing(name, time.perf_counter() - begun, rows(found))
         self.timings.append(timing)
         LOG.debug("task.statement", extra={"statement": name, "seconds": timing.seconds, "rows": timing.rows})
         return found
+
+
+@contextmanager
+def _as_sqlalchemy_s() -> Iterator[None]:
+    """What was said past SQLAlchemy, as COPY is, fails as all else does; without the failing row, which may hold what
+    users keep private."""
+    try:
+        yield
+    except asyncpg.PostgresError as exc:
+        exc.detail = None
+        raise _kind(exc)(None, None, exc, hide_parameters=True) from exc
+    except asyncpg.InterfaceError as exc:
+        raise InterfaceError(None, None, exc, hide_parameters=True) from exc
+
+
+def _kind(error: asyncpg.PostgresError) -> type[DBAPIError]:
+    """The same that SQLAlchemy takes."""
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return IntegrityError
+    return ProgrammingError if isinstance(error, asyncpg.SyntaxOrAccessError) else DBAPIError
 
 
 async def _rows(session: AsyncSession, statement: Executable) -> Sequence[Row[Any]]:

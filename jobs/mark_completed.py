@@ -57,15 +57,15 @@ async def _admit(session: AsyncSession, payload: MarkCompleted) -> None:
 
 
 async def _all_or_none(session: AsyncSession, ids: list[int], *, actor: int) -> tuple[int, int]:
-    """Verify without locks, change with the whole condition, compare: tasks are locked only while they change."""
+    """Verify without locks, change with the whole condition, compare which: tasks are locked only while they change."""
     kinds = await tasks.kinds(session, ids, actor=actor)
     if refused := {name: kinds[name] for name in REFUSED if name in kinds}:
         raise _refusal(refused)
     already = kinds["already_completed"].total if "already_completed" in kinds else 0
     completed = await tasks.complete(session, ids, actor=actor)
-    if completed != len(ids) - already:
+    if not completed.are(kinds.get("open")):
         raise ChangedMeanwhile
-    return completed, already
+    return completed.total, already
 
 
 def _refusal(refused: dict[str, Kind]) -> TasksRefused:

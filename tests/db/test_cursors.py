@@ -1,5 +1,6 @@
 """Cursors: what comes back is what went in, and nothing else does."""
 
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -41,3 +42,14 @@ def test_what_is_no_cursor_is_refused(wrong: str) -> None:
     with pytest.raises(InvalidInput, match=r"^cursor: is none") as caught:
         cursors.decoded(wrong, of="list")
     assert caught.value.field == "cursor"
+
+
+@pytest.mark.parametrize(
+    "microseconds", [2**63 - 1, -(2**63), (datetime.max.replace(tzinfo=UTC) - cursors.EPOCH) // cursors.MICROSECOND + 1]
+)
+def test_a_made_up_instant_that_no_calendar_has_is_refused(microseconds: int) -> None:
+    """With the right digest, which anybody can compute."""
+    digest = cursors._digest(microseconds, 1, "list")
+    made_up = urlsafe_b64encode(cursors.PACKED.pack(microseconds, 1, digest)).decode()
+    with pytest.raises(InvalidInput, match=r"^cursor: is none"):
+        cursors.decoded(made_up, of="list")

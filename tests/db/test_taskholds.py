@@ -1,12 +1,13 @@
 """A held task stays, whoever would remove it."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from db import holds
+from db import held, holds
 from db.engine import Database
 from db.refusals import Conflict
 from db.taskservice import unit_of_work
@@ -60,3 +61,36 @@ async def test_a_hold_on_a_column_with_a_colon_in_its_name(database: Database, s
         assert await tasks.purge_deleted(days=30, actor=OWNER) == 9
         with pytest.raises(Conflict, match="under a hold"):
             await tasks.delete_for_good(7, actor=OWNER)
+
+
+async def test_until_a_removal_is_committed_no_hold_is_placed(database: Database, sql: asyncpg.Connection) -> None:
+    """Else one could be placed on a task that is gone by then. Control: without under_holds nothing keeps it out."""
+    await people.people(sql)
+    await people.many(sql, 2, deleted_every=1)
+    key = "SELECT pg_try_advisory_xact_lock(lowtide.hold_key('public.task'::regclass))"
+    async with unit_of_work(database.sessions) as tasks:
+        await tasks.delete_for_good(1, actor=OWNER)
+        assert await sql.fetchval(key) is False
+    assert await sql.fetchval(key) is True
+
+
+async def test_a_hold_on_another_column_that_comes_meanwhile_is_a_conflict(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement was made without that column: it would take the held task."""
+    await people.people(sql)
+    await people.many(sql, 2, deleted_every=1)
+    look = held.columns
+
+    async def looked(connection: asyncpg.Connection, relations: Sequence[str]) -> held.Held:
+        found = await look(connection, relations)
+        async with database.sessions.begin() as session:
+            at = {"table": "public.task", "column": "title", "value": "task 1"}
+            await holds.add(session, **at, reason="a test", until=None, by="test")
+        return found
+
+    monkeypatch.setattr(held, "columns", looked)
+    async with unit_of_work(database.sessions) as tasks:
+        with pytest.raises(Conflict, match="holds on tasks are being placed at this moment"):
+            await tasks.delete_for_good(1, actor=OWNER)
+        assert (await tasks.get(1, include_deleted=True)).title == "task 1"  # the transaction goes on

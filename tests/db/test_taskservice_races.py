@@ -1,23 +1,24 @@
 """Two at once on the same tasks: nothing is lost, nothing is done twice, and the one that comes too late is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import projects
+from db import projects, tasks
 from db.engine import Database
 from db.refusals import Refused
-from db.schemas import TaskRead, TaskUpdate
+from db.schemas import TaskCreate, TaskRead, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
-from jobs.life import Life
+from jobs.life import Again, Life
 from tests import people
 from tests.eventually import eventually
-from tests.ledger import run
-from tests.people import CREATOR, OWNER, PROJECT
+from tests.ledger import accept, run
+from tests.people import CREATOR, OWNER, PROJECT, STRANGER
 
 pytestmark = pytest.mark.usefixtures("actors")
 
@@ -152,6 +153,31 @@ async def test_a_task_that_changes_while_all_are_completed_leaves_none_completed
     assert await people.statuses(sql, [numbers.open, numbers.in_progress]) == ["pending", "deleted"]
 
 
+@pytest.mark.parametrize("by_job", [False, True])
+async def test_as_many_that_may_be_completed_as_before_are_not_the_same(
+    database: Database, life: Life, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, by_job: bool
+) -> None:
+    """After the look one of the tasks is deleted and another one, completed before, is opened again: still two."""
+    numbers = await people.tasks(sql)
+    asked = [numbers.open, numbers.in_progress, numbers.completed]
+    look = tasks.kinds
+
+    async def looked(session: AsyncSession, ids: Sequence[int], *, actor: int) -> dict[str, tasks.Kind]:
+        found = await look(session, ids, actor=actor)
+        await sql.execute("UPDATE task SET deleted_at = now(), status = 'deleted' WHERE id = $1", numbers.in_progress)
+        await sql.execute("UPDATE task SET status = 'pending' WHERE id = $1", numbers.completed)
+        return found
+
+    monkeypatch.setattr(tasks, "kinds", looked)
+    if by_job:
+        await accept(life, "mark-completed", "run", task_ids=asked, requested_by=OWNER)
+        assert isinstance(await life.serve("run"), Again)
+    else:
+        async with unit_of_work(database.sessions) as service:
+            assert await _said(service.mark_completed(asked, actor=OWNER)) == "Conflict"
+    assert await people.statuses(sql, asked) == ["pending", "deleted", "pending"]
+
+
 @pytest.mark.parametrize("locked", [True, False])
 async def test_a_restore_never_brings_an_open_task_into_a_project_that_is_being_archived(
     database: Database, life: Life, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, locked: bool
@@ -225,3 +251,114 @@ async def test_a_restore_that_the_purge_waits_for_stands(database: Database, sql
         await eventually(lambda: sql.fetchval(WAITING))
     assert await late == "NotFound"
     assert [row["id"] for row in await sql.fetch("SELECT id FROM task WHERE deleted_at IS NULL")] == [1]
+
+
+REFUSED_ON = [
+    lambda tasks: tasks.archive_project(PROJECT, actor=STRANGER),
+    lambda tasks: tasks.restore(4, actor=STRANGER),
+    lambda tasks: tasks.delete_for_good(1, actor=STRANGER),
+    lambda tasks: tasks.delete_for_good(404, actor=STRANGER),
+]
+LOCKED = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+
+
+@pytest.mark.parametrize("operation", REFUSED_ON)
+async def test_who_is_refused_has_nothing_locked(
+    database: Database, sql: asyncpg.Connection, operation: Callable[[TaskService], Awaitable[object]]
+) -> None:
+    """While the transaction goes on: neither rows, nor what keeps holds from being placed."""
+    await people.tasks(sql)
+    async with unit_of_work(database.sessions) as service:
+        assert await _said(operation(service)) in {"NotAllowed", "NotFound"}
+        await sql.fetch("SELECT 1 FROM project, task, worker FOR UPDATE NOWAIT")
+        assert await sql.fetchval(LOCKED) == 0
+
+
+@pytest.mark.parametrize("operation", REFUSED_ON[:2])
+async def test_who_is_refused_waits_for_nobody(
+    database: Database, sql: asyncpg.Connection, operation: Callable[[TaskService], Awaitable[object]]
+) -> None:
+    """So that nobody queues behind them either. Where they waited, lock_timeout would end it."""
+    await people.tasks(sql)
+    async with sql.transaction(), unit_of_work(database.sessions) as service:
+        await sql.execute("SELECT 1 FROM project FOR UPDATE")
+        assert await _said(operation(service)) == "NotAllowed"
+
+
+async def test_a_project_that_changes_hands_while_it_is_locked_is_not_archived(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await people.tasks(sql)
+
+    async def archived() -> None:
+        async with _patient(database) as service:
+            await service.archive_project(PROJECT, actor=OWNER)
+
+    async with sql.transaction():
+        await sql.execute("UPDATE project SET owner_id = 3 WHERE id = 1")
+        late = asyncio.create_task(_said(archived()))
+        await eventually(lambda: _one(database, WAITING))
+    assert await late == "NotAllowed"
+
+
+async def _one(database: Database, statement: str) -> object:
+    async with database.sessions() as session:
+        return (await session.execute(text(statement))).scalar_one()
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_actor_can_not_be_deleted_while_their_task_is_being_created(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """Control: without the lock the actor goes after the look at them, and the INSERT breaks the transaction."""
+    joined = projects.join
+    given = TaskCreate(project_id=PROJECT, title="new")
+
+    async def meanwhile(session: AsyncSession, project_ids: Iterable[int]) -> dict[int, projects.FoundProject]:
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await sql.execute("SET lock_timeout = '50ms'; DELETE FROM worker WHERE id = 2")
+        return await joined(session, project_ids)
+
+    monkeypatch.setattr(projects, "join", meanwhile)
+    async with unit_of_work(database.sessions) as service:
+        if many:
+            await service.create_many([given], actor=CREATOR)
+        else:
+            await service.create(given, actor=CREATOR)
+    assert await sql.fetchval("SELECT count(*) FROM task WHERE created_by_id = 2") == 1
+
+
+async def test_tasks_of_a_project_that_has_changed_hands_are_not_deleted(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look at the owner and before the delete: the statement asks again."""
+    numbers = await people.tasks(sql)
+    await sql.execute("UPDATE task SET created_at = now() - interval '20 days'")
+    find = projects.find
+
+    async def found(session: AsyncSession, project_id: int) -> projects.FoundProject | None:
+        owned = await find(session, project_id)
+        await sql.execute("UPDATE project SET owner_id = 3 WHERE id = $1", project_id)
+        return owned
+
+    monkeypatch.setattr(projects, "find", found)
+    async with unit_of_work(database.sessions) as service:
+        assert await service.delete_older(days=10, actor=OWNER, project_id=PROJECT) == 0
+    assert await people.statuses(sql, [numbers.open]) == ["pending"]
+
+
+async def test_a_task_that_moves_to_another_project_meanwhile_is_not_restored(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its new project nothing is locked, so an archive-project could walk past it."""
+    numbers = await people.tasks(sql)
+    join = projects.join
+
+    async def joined(session: AsyncSession, project_ids: Iterable[int]) -> dict[int, projects.FoundProject]:
+        await sql.execute("UPDATE task SET project_id = 2 WHERE id = $1", numbers.deleted)
+        return await join(session, project_ids)
+
+    monkeypatch.setattr(projects, "join", joined)
+    async with unit_of_work(database.sessions) as service:
+        assert await _said(service.restore(numbers.deleted, actor=CREATOR)) == "Conflict"
+    assert await people.statuses(sql, [numbers.deleted]) == ["deleted"]

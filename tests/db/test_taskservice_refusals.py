@@ -1,5 +1,6 @@
 """What the task service refuses: named, with the ids, with nothing changed, and with the transaction fit to go on."""
 
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -8,14 +9,18 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import col
 
+from db import taskchanges
 from db.engine import Database
+from db.faults import sqlstate
 from db.fields import BIGINT, LONGEST_DESCRIPTION, LONGEST_TITLE
 from db.models import Run, Task
 from db.refusals import Conflict, InvalidInput, NaiveDatetime, NotAllowed, NotFound, Refused
 from db.schemas import TaskCreate, TaskFilter, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
+from jobs.create_batch import NewTask
 from tests import people
 from tests.db.statements import said
 from tests.people import CREATOR, OTHER_PROJECT, OWNER, PROJECT, STRANGER
@@ -109,6 +114,10 @@ INVALID: list[tuple[Operation, str]] = [
     (lambda tasks: tasks.update(OPEN, TITLED, actor=0), "actor"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=NAIVE), "unchanged_since"),
     (lambda tasks: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=TOO_EARLY), "unchanged_since"),
+    *(
+        (lambda tasks, since=since: tasks.update(OPEN, TITLED, actor=OWNER, unchanged_since=since), "unchanged_since")
+        for since in ("2026-01-01", 0, NAIVE.date())
+    ),
     (lambda tasks: tasks.create(GIVEN, actor=0), "actor"),
     (lambda tasks: tasks.create_many([GIVEN], actor=0), "actor"),
     (lambda tasks: tasks.create_many([], actor=OWNER), "given"),
@@ -215,6 +224,8 @@ async def test_a_cursor_belongs_to_its_list_and_filter(database: Database, sql: 
         ({"title": ""}, "title"),
         ({"title": "x" * (LONGEST_TITLE + 1)}, "title"),
         ({"title": "x" * 2**20}, "title"),
+        ({"title": " "}, "title"),
+        ({"title": " \t\n\u00a0\u3000"}, "title"),
         ({"title": "a\x00"}, "title"),
         ({"title": 7}, "title"),
         ({"title": "t", "description": "x" * (LONGEST_DESCRIPTION + 1)}, "description"),
@@ -235,6 +246,19 @@ def test_a_wrong_field_is_named_and_its_value_kept_out_of_the_message(given: dic
             schema(**(more | given))
         assert [fault["loc"] for fault in caught.value.errors()] == [(field,)]
         assert "xxxx" not in str(caught.value)
+
+
+def test_a_title_of_blanks_alone_is_refused_in_every_way_in() -> None:
+    """In those of the job too, which is not made of the schemas."""
+    ways: list[Callable[[str], TaskCreate | TaskUpdate | NewTask]] = [
+        lambda title: TaskCreate(project_id=1, title=title),
+        lambda title: TaskUpdate(title=title),
+        lambda title: NewTask(title=title),
+    ]
+    for way in ways:
+        with pytest.raises(ValidationError, match="is blank: give at least one character that can be seen"):
+            way(" \n\u3000")
+        assert way(" a ").title == " a "
 
 
 def test_titles_of_500_characters_and_descriptions_of_100000_are_taken() -> None:
@@ -298,8 +322,27 @@ async def test_a_task_that_another_table_refers_to_stays(
         with pytest.raises(Conflict, match="comment_of") as caught:
             await operation(service)
         assert caught.value.detail == {"constraint": "comment_of"}
+        assert caught.value.ids == [1]
     assert await sql.fetchval("SELECT count(*) FROM task WHERE id IN (1, 4)") == 2
     assert await sql.fetchval("SELECT title FROM task WHERE id = $1", IN_PROGRESS) == "new"
+
+
+async def test_a_row_of_another_table_that_stops_a_purge_is_not_taken_for_a_task(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """The comment would go along with its task; its id is none of a task."""
+    await _fill(sql)
+    await sql.execute("""
+        UPDATE task SET deleted_at = now() - interval '9 days' WHERE id = 1;
+        CREATE TABLE comment (id bigint PRIMARY KEY, task_id bigint REFERENCES task (id) ON DELETE CASCADE);
+        CREATE TABLE likes (comment_id bigint CONSTRAINT likes_of REFERENCES comment (id));
+        INSERT INTO comment VALUES (6, 1);
+        INSERT INTO likes VALUES (6);
+    """)
+    async with unit_of_work(database.sessions) as service:
+        with pytest.raises(Conflict, match=r"one of the tasks can.t go.*likes_of") as caught:
+            await service.purge_deleted(days=1, actor=OWNER)
+    assert caught.value.ids == []
 
 
 async def test_of_many_refused_ids_the_first_20_are_named(database: Database, sql: asyncpg.Connection) -> None:
@@ -309,3 +352,37 @@ async def test_of_many_refused_ids_the_first_20_are_named(database: Database, sq
             await service.mark_completed(range(1, 101), actor=OWNER)
     assert caught.value.ids == list(range(1, 21))
     assert caught.value.detail == {"missing": {"total": 100, "ids": list(range(1, 21))}}
+
+
+async def test_what_the_driver_says_comes_as_sqlalchemy_s_error_without_the_failing_row(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """COPY goes past SQLAlchemy, and its error would name the title that exists already."""
+    await people.people(sql)
+    await sql.execute("CREATE UNIQUE INDEX one_title ON task (title)")
+    secret = TaskCreate(project_id=PROJECT, title="hunter2")
+    async with database.sessions() as session:
+        with pytest.raises(IntegrityError, match="one_title") as caught:
+            await TaskService(session).create_many([secret, secret], actor=OWNER)
+    assert sqlstate(caught.value) == "23505"
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda tasks: tasks.create_many([GIVEN], actor=OWNER),
+        lambda tasks: tasks.explain(taskchanges.deleted(OPEN, actor=OWNER)),
+        lambda tasks: tasks.delete_for_good(OPEN, actor=OWNER),
+    ],
+)
+async def test_another_s_lock_comes_as_sqlalchemy_s_error(
+    database: Database, sql: asyncpg.Connection, operation: Operation
+) -> None:
+    await _fill(sql)
+    async with sql.transaction(), database.sessions() as session:
+        await sql.execute("LOCK TABLE task, lowtide.hold IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DBAPIError) as caught:
+            await operation(TaskService(session))
+    assert sqlstate(caught.value) == "55P03"

@@ -33,6 +33,7 @@ async def test_each_statement_is_timed_with_its_rows(
         ("kinds", 1),
         ("mark_completed", 2),
         ("actor", 1),
+        ("project", 1),
         ("close_project", 1),
         ("stamp_project", 1),
         ("archive_project", 5),
@@ -56,3 +57,21 @@ async def test_the_newest_thousand_are_kept(database: Database, monkeypatch: pyt
             await service.count()
         await service.page_after()
     assert [each.name for each in service.timings] == ["count", "count", "page_after"]
+
+
+async def test_what_was_changed_is_counted_and_not_supposed(database: Database, sql: asyncpg.Connection) -> None:
+    """The second time the project is archived already."""
+    await people.people(sql)
+    async with unit_of_work(database.sessions) as service:
+        for _ in range(2):
+            await service.archive_project(1, actor=OWNER)
+    assert [timing.rows for timing in service.timings if timing.name == "stamp_project"] == [1, 0]
+
+
+async def test_timings_can_be_sliced_and_kept(database: Database) -> None:
+    async with unit_of_work(database.sessions) as service:
+        await service.count()
+        first = service.timings
+        await service.count()
+    assert [timing.name for timing in service.timings[-1:]] == ["count"]
+    assert len(first) == 1

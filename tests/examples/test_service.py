@@ -48,6 +48,16 @@ async def test_a_batch_is_created_in_order(
     assert [row["title"] for row in found] == [given["title"] for given in batch]
 
 
+async def test_a_batch_that_somebody_s_lock_keeps_out_can_be_asked_for_again(
+    service: httpx.AsyncClient, tasks: people.Tasks, sql: asyncpg.Connection
+) -> None:
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE task IN SHARE MODE")
+        held = await service.post("/tasks/batch", json=[NEW], headers=CREATOR)
+    assert (held.status_code, error(held)["type"], held.headers["Retry-After"]) == (503, "Busy", "1")
+    assert (await service.post("/tasks/batch", json=[NEW], headers=CREATOR)).status_code == 201
+
+
 async def test_lists_are_the_newest_first_and_filtered(
     service: httpx.AsyncClient, tasks: people.Tasks, sql: asyncpg.Connection
 ) -> None:
