@@ -132,10 +132,20 @@ async def test_without_trigram_indexes_a_search_gets_the_advice_to_create_them(
     assert "CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY task_title_trigrams" in verdict.reasons[0]
 
 
-async def test_the_advice_works(database: Database, sql: asyncpg.Connection) -> None:
-    await sql.execute("DROP EXTENSION pg_trgm CASCADE")
+@pytest.mark.parametrize(
+    "before",
+    [
+        "DROP EXTENSION pg_trgm CASCADE",
+        "DROP INDEX task_title_trigrams",
+        "CREATE SCHEMA apart; ALTER EXTENSION pg_trgm SET SCHEMA apart; DROP INDEX task_title_trigrams",
+    ],
+)
+async def test_the_advice_works(database: Database, sql: asyncpg.Connection, before: str) -> None:
+    """Whatever the search_path of who follows it."""
+    await sql.execute(before)
     async with unit_of_work(database.sessions) as service:
         verdict = (await service.explain(taskreads.holding("text", limit=5))).verdict
+    await sql.execute("CREATE SCHEMA elsewhere; SET search_path = elsewhere")
     for statement in verdict.reasons[0].partition("owner: ")[2].rstrip(";").split(";"):
         await sql.execute(statement)
     async with unit_of_work(database.sessions) as service:
