@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import queryplans, trigrams
 from db.batches import Change
 from db.queryplans import LONGEST_READ_MS, Stated, stated
-from db.verdicts import Scan, Verdict, judge, scans, with_reason
+from db.verdicts import Scan, Verdict, judge, scans, searches, with_reason
+
+TASKS = '"public"."task"'
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ async def explained(
     given = _stated(statement)
     plan = await queryplans.explain_and_undo(driver, given, longest_ms=longest_ms)
     verdict = await judge(driver, plan)
-    if "ILIKE" in given.sql and (told := await trigrams.missing(driver)):
+    if searches(plan, TASKS) and (told := await trigrams.missing(driver)):
         verdict = with_reason(verdict, "fair", told)
     return Explained(given.sql, plan, scans(plan), plan.get("Execution Time"), verdict)
 

@@ -19,17 +19,26 @@ MISSING = f"""
     ORDER BY place
 """
 
+# Where pg_trgm stands, if it does: perhaps in a schema that is not in the search_path of who follows the advice.
+SCHEMA = """
+    SELECT quote_ident(nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace
+    WHERE extname = 'pg_trgm'
+"""
+
 
 async def missing(connection: asyncpg.Connection) -> str | None:
     """What to say of it, with the statements that help; None where all is there, or no table of tasks."""
     columns = [row["name"] for row in await connection.fetch(MISSING)]
     if not columns:
         return None
+    schema = await connection.fetchval(SCHEMA)
+    # What is created only now goes where the search_path leads first, and is found there without a schema.
+    extension, prefix = ("CREATE EXTENSION IF NOT EXISTS pg_trgm; ", "") if schema is None else ("", f"{schema}.")
     indexes = " ".join(
-        f"CREATE INDEX CONCURRENTLY task_{name}_trigrams ON public.task USING gin ({name} gin_trgm_ops);"
+        f"CREATE INDEX CONCURRENTLY task_{name}_trigrams ON public.task USING gin ({name} {prefix}gin_trgm_ops);"
         for name in columns
     )
     return (
         f"a search reads task by task: no trigram index on public.task ({', '.join(columns)}). As a superuser, or as "
-        f"the database's owner: CREATE EXTENSION IF NOT EXISTS pg_trgm; {indexes}"
+        f"the database's owner: {extension}{indexes}"
     )

@@ -1,5 +1,6 @@
 """What is thought of a query plan: by scan type, by estimated against actual rows, and by time."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from db.targets import quoted
 # 80 MB: reading so much from memory takes about 100 ms, from a disk several times that.
 LARGE_BLOCKS = 10_000
 # The field's rules of thumb: an estimate ten times off misleads the planner; under 10 ms is good, over 100 ms is bad.
-STALE_FACTOR, STALE_ROWS = 10, 1000
+STALE_FACTOR, STALE_ROWS = 10, 100
 GOOD_MS, BAD_MS = 10, 100
 VERDICTS = ("good", "fair", "bad")
+CONDITIONS = ("Filter", "Index Cond", "Recheck Cond")
+LITERAL = re.compile(r"'(?:[^']|'')*'")
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,13 @@ class Scan:
 async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_blocks: int = LARGE_BLOCKS) -> Verdict:
     """By scan type, by estimated against actual rows, and by time; the last two where the plan was run."""
     found: list[tuple[str, str]] = []
-    for node in nodes(plan["Plan"]):
+    for node, in_full in _read(plan["Plan"]):
         if node["Node Type"] == "Seq Scan":
             blocks = await queryplans.blocks_of(connection, _relation(node))
-            if blocks > large_blocks:
+            if min(blocks, _blocks_read(node, otherwise=blocks)) > large_blocks:
                 told = f"reads {_relation(node)} from end to end ({size(blocks)})"
                 found.append(("bad", f"{told}: an index is missing, or most of it is meant"))
-        if stale := _stale(node):
+        if stale := _stale(node, in_full=in_full):
             found.append(("fair", stale))
     if "Stopped After" in plan:
         found.append(("bad", f"took longer than {plan['Stopped After']:,} ms, and was stopped"))
@@ -56,18 +59,54 @@ async def judge(connection: asyncpg.Connection, plan: dict[str, Any], *, large_b
     return Verdict(word, [reason for _, reason in found])
 
 
-def _stale(node: dict[str, Any]) -> str | None:
+def _read(node: dict[str, Any], *, in_full: bool = True) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Each node, and whether all of its rows were asked for: below a LIMIT, an anti-join and the like fewer are."""
+    yield node, in_full
+    kind, children = node["Node Type"], node.get("Plans", [])
+    if kind in {"Sort", "Hash"} or node.get("Strategy") in {"Plain", "Hashed"}:  # these read everything first
+        in_full = True
+    elif kind in {"Limit", "Merge Join"} or node.get("Join Type") in {"Semi", "Anti"} or node.get("Inner Unique"):
+        in_full = False
+    elif kind == "Hash Join":  # where the hash table is empty, the other side is hardly looked at
+        in_full = in_full and all(child.get("Actual Rows") != 0 for child in children)
+    for child in children:
+        yield from _read(child, in_full=in_full and child.get("Parent Relationship") not in {"InitPlan", "SubPlan"})
+
+
+def _blocks_read(node: dict[str, Any], *, otherwise: int) -> int:
+    """By the node itself, in all of its loops; `otherwise` where it was not run."""
+    if "Shared Hit Blocks" not in node:
+        return otherwise
+    own, *below = [each["Shared Hit Blocks"] + each["Shared Read Blocks"] for each in (node, *node.get("Plans", []))]
+    return int(own - sum(below))
+
+
+def _stale(node: dict[str, Any], *, in_full: bool) -> str | None:
     relation, actual = node.get("Relation Name"), node.get("Actual Rows")
-    # Below a LIMIT or an anti-join fewer rows are read than there are; that says nothing of the statistics.
-    if relation is None or actual is None or node["Node Type"].startswith("Tid"):
+    loops = node.get("Actual Loops", 1)
+    # How many rows hold a text can only be guessed: ANALYZE does not help there.
+    if relation is None or actual is None or not loops or node["Node Type"].startswith("Tid") or "~~" in _asked(node):
         return None
     # Both are of one loop: the inner side of a nested loop has an average of them.
-    estimated, rows = node["Plan Rows"], actual * node.get("Actual Loops", 1)
-    if rows > STALE_ROWS and actual > STALE_FACTOR * max(estimated, 1):
+    estimated = node["Plan Rows"]
+    too_few = actual * loops > STALE_ROWS and actual > STALE_FACTOR * max(estimated, 1)
+    too_many = in_full and estimated * loops > STALE_ROWS and estimated > STALE_FACTOR * max(actual, 1)
+    if too_few or too_many:
         return (
             f"{estimated:,} rows of {_relation(node)} were expected, {actual:,.0f} came: run ANALYZE {_relation(node)};"
         )
     return None
+
+
+def _asked(node: dict[str, Any]) -> str:
+    """The conditions without their literals."""
+    return LITERAL.sub("", " ".join(node.get(name, "") for name in CONDITIONS))
+
+
+def searches(plan: dict[str, Any], relation: str) -> bool:
+    """Whether the relation, with its schema and quoted, is searched by ILIKE."""
+    found = (node for node in nodes(plan["Plan"]) if "Relation Name" in node and _relation(node) == relation)
+    return any("~~*" in _asked(node) for node in found)
 
 
 def with_reason(verdict: Verdict, word: str, reason: str) -> Verdict:

@@ -1,6 +1,8 @@
 -- Enqueue a job inside your own transaction: the run exists if and only if your change does. No queue, no outbox table.
 --
---   psql "$LOWTIDE_DATABASE_URL" -f examples/enqueue.sql
+--   psql "$LOWTIDE_DATABASE_URL" -v ON_ERROR_STOP=1 -f examples/enqueue.sql
+--
+-- Without ON_ERROR_STOP psql reads on after an error, and ends with exit code 0 although nothing was done.
 --
 -- A shop keeps tasks for each of its orders; when an order is shipped, its tasks are done. To try it on the database of
 -- `lowtide dev`, make such an order first:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime
 
 from db import engine, runs
 from db.fields import BIGINT, Text
-from db.refusals import NotFound
+from db.refusals import NotAllowed, NotFound
 from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
 from examples import errors
@@ -51,6 +51,8 @@ Tasks = Annotated[TaskService, Depends(transaction, scope="function")]
 # Who acts. A real service finds that out from a session or a token; never believe a header that anyone can set.
 Actor = Annotated[int, Header(alias="X-Actor", ge=1, le=BIGINT)]
 RowId = Annotated[int, Path(ge=1, le=BIGINT)]
+# Made up by the caller, once for each thing that they want done; said again when they have missed the answer.
+Key = Annotated[str, Header(alias="Idempotency-Key", pattern=r"^[A-Za-z0-9_-]{8,100}$")]
 
 
 @router.post("/tasks", status_code=201)
@@ -137,14 +139,16 @@ async def delete_for_good(task_id: RowId, tasks: Tasks, actor: Actor) -> None:
 
 
 @router.post("/tasks/{task_id}/finish", status_code=202)
-async def finish(task_id: RowId, given: Finish, tasks: Tasks, actor: Actor) -> dict[str, str]:
+async def finish(task_id: RowId, given: Finish, tasks: Tasks, actor: Actor, key: Key) -> dict[str, str]:
     """Completes the task now, and leaves the many that belong to it to a worker: both, or neither.
 
-    The run's id comes from the task's, so a caller that has missed the answer can ask again: it is the same run.
+    A key that this actor has used for the task is the same request: nothing is done twice, whatever became of the task
+    since. An id made of the task's alone would be used up after the first time.
     """
-    await tasks.update(task_id, TaskUpdate(status="completed"), actor=actor)
+    run_id = f"finish-{task_id}-{actor}-{key}"
+    if await runs.standing(tasks.session, run_id) is None:
+        await tasks.update(task_id, TaskUpdate(status="completed"), actor=actor)
     payload = json.dumps({"task_ids": sorted(set(given.task_ids)), "requested_by": actor})
-    run_id = f"finish-{task_id}"
     await runs.enqueue(tasks.session, job="mark-completed", payload=payload, run_id=run_id, not_before=None)
     return {"run_id": run_id}
 
@@ -160,8 +164,11 @@ async def delete_older(project_id: RowId, older_than_days: int, tasks: Tasks, ac
 
 
 @router.get("/runs/{run_id}")
-async def run(run_id: Annotated[Text, Path(max_length=200)], tasks: Tasks) -> RunRead:
-    found = await runs.standing(tasks.session, run_id)
+async def run(run_id: Annotated[Text, Path(max_length=200)], tasks: Tasks, actor: Actor) -> RunRead:
+    """A run that this actor has asked for: what others' runs did, and why they failed, is theirs to know."""
+    found = await runs.get(tasks.session, run_id)
     if found is None:
         raise NotFound(f'run "{run_id}" does not exist', ids=[run_id])
+    if (found.payload or {}).get("requested_by") != actor:
+        raise NotAllowed(f'worker {actor} has not asked for run "{run_id}"', ids=[run_id])
     return RunRead.model_validate(found)

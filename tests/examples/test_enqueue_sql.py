@@ -60,6 +60,12 @@ async def test_tried_again_it_is_the_same_run(order: None, sql: asyncpg.Connecti
     assert await sql.fetchval("SELECT count(*) FROM lowtide.run") == 1
 
 
+def test_the_command_that_it_names_tells_of_an_error() -> None:
+    """psql's exit code is 0 otherwise."""
+    (command,) = [line for line in EXAMPLE.splitlines() if line.startswith("--   psql")]
+    assert "-v ON_ERROR_STOP=1" in command
+
+
 async def test_another_payload_under_the_same_id_undoes_the_caller_s_change_too(
     order: None, sql: asyncpg.Connection
 ) -> None:
