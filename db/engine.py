@@ -35,6 +35,7 @@ SESSION = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "row_security": "off",
+    "standard_conforming_strings": "on",
     "idle_in_transaction_session_timeout": "5s",
     "idle_session_timeout": "0",
     "lock_timeout": "100ms",

@@ -54,7 +54,8 @@ TABLE = """
             ORDER BY x.indnatts, pg_relation_size(i.oid), i.relname LIMIT 1) AS index,
            NOT c.relhasrules AND NOT EXISTS (
                SELECT 1 FROM pg_trigger t
-               WHERE t.tgrelid = c.oid AND t.tgtype & 8 = 8 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+               WHERE t.tgrelid = c.oid AND t.tgtype & 8 = 8 AND t.tgenabled <> 'D'
+                 AND (NOT t.tgisinternal OR (t.tgparentid <> 0 AND t.tgconstraint = 0))
            ) AND NOT EXISTS (
                SELECT 1 FROM pg_constraint f
                WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')

@@ -110,7 +110,8 @@ async def columns(connection: asyncpg.Connection, relations: Sequence[str]) -> H
     try:
         rows = await connection.fetch(PAIRS, relations)
     except asyncpg.InsufficientPrivilegeError as exc:
-        role = quoted(await connection.fetchval("SELECT current_user"))
+        within = connection.is_in_transaction()  # which takes no question any more
+        role = "this session's role" if within else quoted(await connection.fetchval("SELECT current_user"))
         raise HoldUnclear(
             f"which rows are held can't be seen: {server_message(exc)}. Nothing was deleted. GRANT SELECT ON "
             f"lowtide.hold TO {role}; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO {role};"

@@ -54,7 +54,8 @@ DROPPABLE = """
       AND pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.relowner, 'USAGE')
       AND NOT c.relhasrules AND NOT EXISTS (
           SELECT FROM pg_trigger g
-          WHERE g.tgrelid = c.oid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+          WHERE g.tgrelid = c.oid AND g.tgtype & 8 = 8 AND g.tgenabled <> 'D'
+            AND (NOT g.tgisinternal OR (g.tgparentid <> 0 AND g.tgconstraint = 0)))
       AND NOT EXISTS (
           SELECT FROM pg_constraint f WHERE f.contype = 'f'
             AND (f.confrelid = ANY(lowtide.above(c.oid)) OR f.conrelid = c.oid))
@@ -162,7 +163,7 @@ def drop(partition: Partition, condition: str, *, before: str, most: int | None)
     limit = 2**62 if most is None else most
     counted = f"lowtide.count_detached({partition.oid}, {literal(condition)}, {limit})"
     return Change(
-        f"SELECT FROM generate_series(1, {counted})",
+        f"SELECT FROM pg_catalog.generate_series(1, {counted})",
         before=before,
         after=f"SELECT lowtide.drop_detached({partition.oid}, {literal(NAMED)})",
     )

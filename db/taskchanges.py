@@ -66,7 +66,9 @@ def deleted(task_id: int, *, actor: int) -> ReturningUpdate[*tuple[object, ...]]
 def deleted_older(*, days: int, actor: int, project_id: int | None = None) -> Update:
     """Active tasks that were made before that, those of a project of the actor's, or all that they may act on."""
     theirs = select(PROJECT.c.id).where(PROJECT.c.owner_id == actor).scalar_subquery()
-    statement = update(TASK).where(*ACTIVE, TASK.c.created_at < before(days)).values(SOFT)
+    # Each row at its own instant: lists of deleted tasks, and the purge, are led by that alone.
+    values = {**SOFT, "deleted_at": func.clock_timestamp()}
+    statement = update(TASK).where(*ACTIVE, TASK.c.created_at < before(days)).values(values)
     if project_id is None:
         # As an array, so that an index can answer either way.
         of_theirs = TASK.c.project_id == any_(func.array(theirs, type_=ARRAY(BigInteger)))
@@ -84,7 +86,7 @@ def restored(task_id: int, *, actor: int, project_id: int) -> ReturningUpdate[*t
 
 def gone(task_id: int, *, actor: int, unheld: str = "true") -> ReturningDelete[*tuple[object, ...]]:
     """`unheld` is the condition that leaves held tasks alone (db/taskholds.py)."""
-    return delete(TASK).where(*_acting(task_id, actor), text(unheld)).returning(TASK.c.id)
+    return delete(TASK).where(*_acting(task_id, actor), text(unheld.replace(":", "\\:"))).returning(TASK.c.id)
 
 
 def archived(project_id: int) -> Change:

@@ -1,13 +1,13 @@
 """Holds on tasks, for those who remove tasks in a transaction of their own."""
 
 import asyncpg
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import held
 from db.faults import HOLDS_CHANGED, sqlstate
 from db.refusals import Conflict
+from db.sessions import require_read_committed
 
 TASKS = '"public"."task"'
 
@@ -15,12 +15,14 @@ TASKS = '"public"."task"'
 async def unheld(session: AsyncSession) -> str:
     """A condition that is false for held tasks. Until the transaction ends, no other hold is placed on tasks.
 
-    Raises Conflict where one was placed at this very moment.
+    Raises Conflict where one was placed at this very moment, and in a transaction that would not see the newest.
     """
-    driver: asyncpg.Connection = (await (await session.connection()).get_raw_connection()).driver_connection
+    await require_read_committed(session)
+    connection = await session.connection()
+    driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
     holds = await held.columns(driver, [TASKS])
     try:
-        await session.execute(text(holds.before))
+        await connection.exec_driver_sql(holds.before)
     except DBAPIError as exc:
         if sqlstate(exc) != HOLDS_CHANGED:
             raise

@@ -21,6 +21,7 @@ from db.models import Task
 from db.pages import Keyset, detail, numbered, within
 from db.refusals import MOST_NAMED, Conflict, InvalidInput, NotFound
 from db.schemas import Page, TaskCreate, TaskDetail, TaskFilter, TaskRead, TaskUpdate
+from db.sessions import require_read_committed
 from db.taskholds import unheld
 from db.taskreads import EVERY
 from db.taskrefusals import (
@@ -154,6 +155,7 @@ class TaskService:
         an_id("project_id", project_id)
         await require_actor(self._timed, an_id("actor", actor))
         session = self.session
+        await require_read_committed(session)  # a task that entered since an older snapshot would be passed over
         closing = projects.close_to_inserts(session, project_id)
         require_owner(await self._timed.call("close_project", closing, rows=_present), project_id, actor=actor)
         await self._timed.call("stamp_project", projects.archive(session, project_id), rows=lambda _: 1)

@@ -42,6 +42,7 @@ class Tree:
     families: Mapping[int, AbstractSet[int]]  # of every table of the edges, by its oid
     held: Mapping[int, str] = field(default_factory=dict)  # by oids, SQL that is true for held rows, of alias c
     mutual: bool = False  # whether rows of the policy's own table may keep each other
+    loosened: Sequence[Reference] = ()  # whose rows PostgreSQL sets to NULL, or to their default
     tangled: bool = False  # whether rows that go may point to each other by keys that do not delete
 
     def blocked(self, eligible: Eligible, oid: int) -> dict[str, str]:
@@ -100,10 +101,14 @@ class Tree:
                 if self._depths is not None or oid in self.families[each.parent]
             )
             parts.append(f"t{child} AS (SELECT {self._keys(child)} FROM {edges[0].rows} c WHERE {found or 'false'})")
-        counts = ", ".join(
+        counts = [
             f"{literal(edge.reference.name)}, (SELECT count(*) FROM t{edge.reference.child})" for edge in self._deleting
-        )
-        return f"WITH {', '.join(parts)} SELECT jsonb_build_object({counts})"
+        ]
+        for each in self.loosened:
+            found = f"EXISTS (SELECT FROM {self._part(each.parent, oid)} p WHERE {each.joined('c', 'p')})"
+            named = literal(f"{each.name} (keeps its row, loses {', '.join(each.columns)})")
+            counts.append(f"{named}, (SELECT count(*) FROM {each.rows} c WHERE {found})")
+        return f"WITH {', '.join(parts)} SELECT jsonb_build_object({', '.join(counts)})"
 
     def _part(self, parent: int, root: int) -> str:
         """The name of the part of `count` that has the rows of this table."""
@@ -113,19 +118,15 @@ class Tree:
 
     def _keys(self, oid: int) -> str:
         """The columns of a table that others point to."""
-        names = {
-            name
-            for edge in self._deleting
-            if oid in self.families[edge.reference.parent]
-            for name in edge.reference.parent_columns
-        }
+        pointing = [*(edge.reference for edge in self._deleting), *self.loosened]
+        names = {name for each in pointing if oid in self.families[each.parent] for name in each.parent_columns}
         return ", ".join(map(quoted, sorted(names))) or "1 AS one"
 
     def _call(self, function: str, eligible: Eligible, part: Part, oid: int, limits: "Limits") -> Change:
         rows = chosen(eligible, part, most=limits.rows, skip_locked=limits.skip_locked)
         tree = json.dumps(self._told | {"counters": dict(limits.counters)})
         call = f"lowtide.{function}({literal(rows.sql)}, $1, {oid}, {literal(tree)}, {limits.along})"
-        return Change(f"SELECT FROM generate_series(1, {call})", args=rows.args, after=COUNTED)
+        return Change(f"SELECT FROM pg_catalog.generate_series(1, {call})", args=rows.args, after=COUNTED)
 
     @cached_property
     def _told(self) -> dict[str, Any]:

@@ -93,6 +93,9 @@ def _scan(node: dict[str, Any]) -> Scan:
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Those that were executed, where the query plan tells."""
+    if plan.get("Actual Loops") == 0:
+        return
     yield plan
     for child in plan.get("Plans", []):
         yield from nodes(child)

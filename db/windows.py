@@ -101,12 +101,12 @@ def chosen(eligible: Eligible, part: Part, *, most: int | None, skip_locked: boo
     """A query that locks the part's eligible rows, and returns the array of their places."""
     limit = "" if most is None else f" LIMIT {most}"
     locked = f"SELECT ctid {rows_of(eligible, part)}{limit} FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
-    return Part(f"SELECT coalesce(array_agg(ctid), '{{}}') FROM ({locked}) chosen", part.args)
+    return Part(f"SELECT coalesce(pg_catalog.array_agg(ctid), '{{}}') FROM ({locked}) chosen", part.args)
 
 
 def noting(change: Change, counter: str) -> Change:
     """The change, and one under `counter`: some of its rows may be left."""
-    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, 1)")
+    return _also(change, f"SELECT pg_catalog.jsonb_build_object({literal(counter)}, 1)")
 
 
 def counting_locked(change: Change, eligible: Eligible, part: Part, counter: str) -> Change:
@@ -116,7 +116,9 @@ def counting_locked(change: Change, eligible: Eligible, part: Part, counter: str
     """
     rows = rows_of(eligible, part)
     free = f"SELECT count(*) FROM (SELECT 1 {rows}{PAST_LOCKS}) free"
-    return _also(change, f"SELECT jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))")
+    return _also(
+        change, f"SELECT pg_catalog.jsonb_build_object({literal(counter)}, (SELECT count(*) {rows}) - ({free}))"
+    )
 
 
 def _also(change: Change, counted: str) -> Change:
@@ -126,7 +128,7 @@ def _also(change: Change, counted: str) -> Change:
 
 def pass_over(counter: str) -> Change:
     """Change nothing, and count one row under that name: for a row that can't be deleted now."""
-    return Change("SELECT WHERE false", after=f"SELECT jsonb_build_object({literal(counter)}, 1)")
+    return Change("SELECT WHERE false", after=f"SELECT pg_catalog.jsonb_build_object({literal(counter)}, 1)")
 
 
 async def first_eligible(

@@ -62,20 +62,24 @@ async def weigh(run: Run, policy: Policy, cutoff: datetime, *, most: float) -> N
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     enough = min(left, _too_many(earlier) - done)  # one more would be refused all the same
     eligible, rows = await counting.both(enough, already=done)
-    require_little(policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier)
+    require_little(
+        policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier, done=done
+    )
 
 
-def require_little(policy: Policy, *, going: int, rows: int | None, earlier: Sequence[int]) -> None:
-    """Raises TooMuchWouldGo. `rows` are those of the table; None where they make no difference."""
+def require_little(policy: Policy, *, going: int, rows: int | None, earlier: Sequence[int], done: int = 0) -> None:
+    """Raises TooMuchWouldGo. `rows` are those of the table; None where they make no difference. `done` are gone."""
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     if broken is None:
         return
-    name = shlex.quote(policy.name)
+    name, told = shlex.quote(policy.name), "Nothing of it was deleted"
+    if done:
+        told = f"{done:,} of them are gone, from before that was so"
     detail = {"policy": policy.name, "table": policy.target.name, "would_go": going, "table_rows": rows}
     detail |= {"max_share": policy.max_share, "last_runs": list(earlier), "rule": broken[0]}
     detail["commands"] = [f"lowtide plan {name}", "lowtide approve PLAN"]
     raise TooMuchWouldGo(
-        f"policy {policy.name} would delete {broken[1]}. Nothing of it was deleted. If that is right, `lowtide plan "
+        f"policy {policy.name} would delete {broken[1]}. {told}. If that is right, `lowtide plan "
         f"{name}` shows what would go, and `lowtide approve PLAN` (the id that it prints) lets it go once",
         detail=detail,
     )

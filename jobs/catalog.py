@@ -10,7 +10,8 @@ from jobs.create_batch import CreateBatch, create_batch
 from jobs.fields import Payload
 from jobs.mark_completed import MarkCompleted, mark_completed
 from jobs.policies import DEFAULT, Broken, Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, purge_old_deleted
+from jobs.purge_old_deleted import purge_old_deleted
+from jobs.purge_payload import PurgeOldDeleted
 from jobs.run import Run
 
 

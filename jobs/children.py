@@ -37,9 +37,15 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
         walk = await _walk(connection, everything, family, declared)
     mutual = any(not edge.deletes and edge.reference.child in family | whole for edge in walk.edges)
     going = family.union(*(walk.families[edge.reference.child] for edge in walk.edges if edge.deletes))
-    others = [*walk.nulls, *(edge.reference for edge in walk.edges if not edge.deletes)]
+    others = [*walk.loosened, *(edge.reference for edge in walk.edges if not edge.deletes)]
     tangled = any(reference.child in going for reference in others)
-    return Tree(tuple(walk.edges), walk.families | {oid: family}, mutual=mutual, tangled=tangled)
+    return Tree(
+        tuple(walk.edges),
+        walk.families | {oid: family},
+        mutual=mutual,
+        tangled=tangled,
+        loosened=tuple(walk.loosened),
+    )
 
 
 @dataclass
@@ -50,7 +56,7 @@ class _Walk:
     families: dict[int, set[int]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     undeclared: list[Reference] = field(default_factory=list)
-    nulls: list[Reference] = field(default_factory=list)  # those that PostgreSQL sets to NULL, or to a default
+    loosened: list[Reference] = field(default_factory=list)
 
 
 async def _walk(
@@ -64,7 +70,8 @@ async def _walk(
             walk.used |= {name} if name else set()
             deletes = reference.on_delete == CASCADE if name is None else declared[name] == "delete"
             if name is None and reference.on_delete in {SET_NULL, SET_DEFAULT}:
-                walk.nulls.append(reference)
+                walk.loosened.append(reference)
+                walk.families[reference.parent] = await references.family(connection, reference.parent)
                 continue
             if name is None and not deletes:
                 walk.undeclared.append(reference)

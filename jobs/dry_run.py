@@ -43,11 +43,9 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def _along(connection: asyncpg.Connection, oid: int, scope: Scope) -> dict[str, int]:
-    """Rows of other tables that would go with those of this relation, by table."""
-    if scope.tree is None:
-        return {}
-    along: dict[str, int] = await connection.fetchval(scope.tree.count(scope.eligible, oid))
+async def _along(connection: asyncpg.Connection, scope: Scope) -> dict[str, int]:
+    """Rows of other tables that would go with those of this relation, or be changed, by table."""
+    along: dict[str, int] = {} if scope.along is None else await connection.fetchval(scope.along)
     return along
 
 
@@ -126,7 +124,7 @@ async def _look(connection: asyncpg.Connection, relation: Relation, policy: Poli
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    along = await _along(connection, relation.oid, scope)
+    along = await _along(connection, scope)
     return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 

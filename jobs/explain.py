@@ -16,7 +16,7 @@ from jobs.failures import Refused
 from jobs.fields import Payload
 from jobs.mark_completed import MarkCompleted
 from jobs.policies import Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, keep_for, policy_for
+from jobs.purge_payload import PurgeOldDeleted, keep_for, policy_for
 from jobs.queryplans import guard, require_rights
 from jobs.ways import choose, statements_of
 

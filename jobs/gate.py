@@ -13,8 +13,8 @@ from jobs.run import Run
 class Gate:
     """Raises OutsideHours, TooMuchWouldGo and CountFailed. An approval opens it for the rows that it is for.
 
-    A run is weighed once, before its first batch, with the limit of its payload or its policy. Where an operator raises
-    its limit beyond that (`lowtide pace`) it is weighed again, with the new one.
+    A run is weighed before the first batch of each slice, with the limit of its payload or its policy: while it waits,
+    somebody may make a mistake. Where an operator raises its limit (`lowtide pace`) it is weighed with the new one.
     """
 
     def __init__(
@@ -25,8 +25,7 @@ class Gate:
         self._cutoff = cutoff
         self._now = now
         self._limit = math.inf if limit is None else limit
-        # How many rows it may delete as far as anybody has looked.
-        self._weighed = self._limit if run.batches else -1
+        self._weighed = -1.0  # how many rows it may delete as far as anybody has looked
 
     async def __call__(self) -> None:
         require_open(self._policy, now=self._now())

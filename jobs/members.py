@@ -79,7 +79,10 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
         if whole:
             if run.may_work is not None:
                 await run.may_work()
-            if await drop_whole(run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}):
+            if not run.spent and await drop_whole(
+                run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
+            ):
+                await run.rest(0)
                 continue
         outcome = await passes.purge(run, present, health=health)
         total.add(relation, outcome, alone=relation.name == policy.target.name)
@@ -152,7 +155,8 @@ async def scope(connection: asyncpg.Connection, relation: Relation, policy: Poli
     )
     conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
     tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-    return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual)
+    along = tree.count(eligible, relation.oid) if tree.along or tree.loosened else None
+    return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, along)
 
 
 KINDS = {

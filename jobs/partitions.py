@@ -5,6 +5,7 @@ waiting; then one transaction keeps writers out, looks at every row again, drops
 row that must stay means: attached again, and purged row by row. So does a crash at any of these steps.
 """
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,8 @@ from jobs.run import Run
 
 # Detaching waits for others' transactions, and keeps nobody waiting; the drop's own lock may not take long.
 WAITING = {"statement_timeout": "0", "lock_timeout": partitions.LONGEST_WAIT.replace(" minutes", "min")}
-DROPPING = {"statement_timeout": "10min", "lock_timeout": "2s"}
+LONGEST_DROP_S = 600
+DROPPING = {"statement_timeout": f"{LONGEST_DROP_S}s", "lock_timeout": "2s"}
 
 
 class PartitionAstray(Refused):
@@ -37,11 +39,14 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
         rows = await partitions.rows(connection, eligible)
         if not rows or (run.rows_left is not None and rows > run.rows_left):
             return False
+    begun = time.monotonic()
     try:
         await _detach(run, partition)
+        begun = time.monotonic()
         await _drop(run, partition, eligible, cursor)
     except asyncpg.PostgresError as exc:
-        if (is_passing(exc) and sqlstate(exc) != LOCKED) or sqlstate(exc) == CANCELLED:
+        by_hand = sqlstate(exc) == CANCELLED and time.monotonic() - begun < LONGEST_DROP_S
+        if by_hand or (is_passing(exc) and sqlstate(exc) != LOCKED):
             raise  # it is attached again when the run goes on
         await run.look_again()
         await bring_back(run.database, partition.parent)

@@ -5,56 +5,24 @@ created. Each batch repeats the whole condition, so a row that was restored a mo
 the cursor behind it, so running again goes on where it stopped. It never touches a row without a date in the column.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Annotated, Any
-
-from pydantic import Field, Strict, model_validator
+from datetime import datetime
+from typing import Any
 
 from db import leases
-from db.fields import BIGINT, Days, Text
-from db.leases import Wishes
 from db.partitions import NAMED
 from db.trees import CHILD
 from jobs import audit, members, plans
-from jobs import pace as paces
 from jobs.dry_run import count
-from jobs.failures import ApprovalNeeded, NotFound, OverBudget, PolicyBroken, PolicyUnclear, Waiting
-from jobs.fields import Payload
+from jobs.failures import Waiting
 from jobs.gate import Gate
 from jobs.health import Health
 from jobs.hours import Clock, require_open, server_clock
-from jobs.policies import Broken, Policy, in_words
+from jobs.policies import Broken, Policy
+from jobs.purge_payload import PurgeOldDeleted, keep_for, policy_for, wishes_for
 from jobs.run import Run, isoformat
 from jobs.upkeep import after_purge
-
-# About 31 years: more would overflow what a duration can hold.
-LONGEST_S = 10**9
-
-
-class PurgeOldDeleted(Payload):
-    policy: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-    table: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-    days: Days | None = None
-    dry_run: Annotated[bool, Strict()] = False
-    pace: paces.Name | None = None
-    max_rows: Annotated[int, Strict(), Field(ge=1, le=BIGINT)] | None = None
-    max_seconds: Annotated[int, Strict(), Field(ge=1, le=LONGEST_S)] | None = None
-    approve: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_policy_and_table(self) -> "PurgeOldDeleted":
-        if self.policy is not None and self.table is not None:
-            raise ValueError("give policy or table, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_to_approve(self) -> "PurgeOldDeleted":
-        if self.dry_run and self.approve is not None:
-            raise ValueError("a dry run deletes nothing: leave approve out")
-        return self
 
 
 async def purge_old_deleted(
@@ -124,62 +92,3 @@ async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
     if health.unknown:
         result["unknown"] = sorted(health.unknown)
     return result
-
-
-def policy_for(
-    payload: PurgeOldDeleted, policies: tuple[Policy, ...], disabled: Mapping[str, Broken] | None = None
-) -> Policy:
-    """Raises NotFound, PolicyUnclear, PolicyBroken."""
-    disabled, known = disabled or {}, {policy.name: policy for policy in policies}
-    named = (
-        [payload.policy] if payload.policy is not None else _policies_of(payload.table or "task", policies, disabled)
-    )
-    if len(named) > 1:
-        raise PolicyUnclear(f"table {payload.table or 'task'!r} has several policies; name one: {', '.join(named)}")
-    for name in named:
-        if name in disabled:
-            raise PolicyBroken(f"policy {name} is disabled, and nothing was deleted: {disabled[name].reason}")
-        if name in known:
-            return known[name]
-    told = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
-    told += "".join(f"; disabled: {broken}" for broken in disabled.values())
-    asked = f"policy {payload.policy!r}" if payload.policy else f"policy for table {payload.table or 'task'!r}"
-    raise NotFound(f"there is no {asked}; known: {told}")
-
-
-def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> list[str]:
-    """A table without its schema may be of any."""
-    tables = {broken.name: broken.table for broken in disabled.values() if broken.table is not None}
-    tables |= {policy.name: (policy.target.schema, policy.target.table) for policy in policies}
-    return [name for name, (schema, of) in tables.items() if table in (of, f"{schema}.{of}")]
-
-
-def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
-    """Fewer days than the policy keeps would delete what it promises to keep: that needs an approval."""
-    if payload.days is None:
-        return policy.keep
-    keep = timedelta(days=payload.days)
-    if keep < policy.keep and payload.approve is None and not payload.dry_run:
-        name = shlex.quote(policy.name)
-        raise ApprovalNeeded(
-            f"policy {policy.name!r} keeps {in_words(policy.keep)}; deleting after {payload.days} days needs an "
-            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more, or let `lowtide plan {name} "
-            f"--days {payload.days}` show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
-        )
-    return keep
-
-
-def wishes_for(payload: PurgeOldDeleted, policy: Policy) -> Wishes:
-    """The policy's budget; a payload can only ask for less. Raises OverBudget."""
-    for name in ("max_rows", "max_seconds"):
-        asked, given = getattr(payload, name), getattr(policy, name)
-        if asked is not None and given is not None and asked > given:
-            raise OverBudget(
-                f"policy {policy.name!r} lets a run have {name} = {given:,} at most; the payload asks for {asked:,}. "
-                "Nothing was deleted. Ask for less, or leave it out"
-            )
-    return Wishes(
-        payload.pace or policy.pace.name,
-        payload.max_rows or policy.max_rows,
-        payload.max_seconds or policy.max_seconds,
-    )

@@ -93,6 +93,7 @@ class Scope:
     before: str  # what each batch says first: that no other holds have come
     tree: Tree | None = None  # where more goes than the rows themselves
     mutual: bool = False  # whether rows of the policy's own table may keep each other
+    along: str | None = None  # a query of how many rows go along, or are changed, by table; None: there are none
 
 
 @dataclass

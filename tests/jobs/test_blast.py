@@ -186,26 +186,20 @@ async def test_partitions_are_weighed_together_before_one_is_dropped(
     assert (ended.rows_done, await left(sql)) == (20_000, 20_000)
 
 
-async def test_a_run_is_weighed_once_and_not_once_a_slice(
-    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weighed = []
-    weigh = blast.weigh
-
-    async def weighing(*args: Any, **kwargs: Any) -> None:
-        weighed.append(1)
-        await weigh(*args, **kwargs)
-
-    monkeypatch.setattr("jobs.gate.weigh", weighing)
+async def test_a_mistake_that_is_made_while_a_run_waits_is_weighed(database: Database, sql: asyncpg.Connection) -> None:
+    """Control: weighed at its start alone, it deleted all 24,000."""
     await table(sql, gone=12_000, live=12_000)
     life = life_with(database)
     await accept(life, "purge-old-deleted", "run", policy="t")
     life.stopping.set()  # each slice is one batch
-    for _ in range(3):
-        await life.serve("run")
+    await life.serve("run")
     life.stopping.clear()
+    await sql.execute("UPDATE t SET gone_at = '2001-01-01'")
     await serve_to_the_end(life, "run")
-    assert ((await row(life, "run")).rows_done, weighed) == (12_000, [1])
+    ended = await row(life, "run")
+    assert ended.error is not None
+    assert (ended.error["type"], 0 < ended.rows_done < 12_000) == ("TooMuchWouldGo", True)
+    assert f"{ended.rows_done:,} of them are gone" in ended.error["message"]
 
 
 async def test_a_limit_that_is_raised_while_it_works_is_weighed_too(

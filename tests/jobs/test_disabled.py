@@ -11,7 +11,7 @@ from jobs.catalog import jobs
 from jobs.failures import NotFound, PolicyBroken, PolicyUnclear
 from jobs.life import Life
 from jobs.policies import DEFAULT, OLD_DELETED_TASKS, Broken, Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
+from jobs.purge_payload import PurgeOldDeleted, policy_for
 from tests import ledger, people
 
 LOGS = Policy("logs", Target("app.v2", "log", "at"), OLD_DELETED_TASKS.keep)

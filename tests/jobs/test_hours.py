@@ -16,7 +16,8 @@ from jobs.catalog import Job, jobs
 from jobs.hours import is_open, next_opening
 from jobs.life import Again, Finished, Life
 from jobs.policies import Hours
-from jobs.purge_old_deleted import PurgeOldDeleted, purge_old_deleted
+from jobs.purge_old_deleted import purge_old_deleted
+from jobs.purge_payload import PurgeOldDeleted
 from tests.jobs.test_blast import POLICY, left, life_with, refusal, table
 from tests.jobs.test_plan import approve, planned
 from tests.ledger import accept, row, run, serve_to_the_end

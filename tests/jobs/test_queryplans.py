@@ -13,7 +13,7 @@ from db.verdicts import judge
 from jobs.explain import explain
 from jobs.life import Life
 from jobs.policies import DEFAULT, OLD_DELETED_TASKS
-from jobs.purge_old_deleted import PurgeOldDeleted
+from jobs.purge_payload import PurgeOldDeleted
 from jobs.queryplans import QueryPlanRefused, guard
 from jobs.ways import statements_of
 from tests import people

@@ -12,7 +12,7 @@ from jobs.explain import Explained
 from jobs.failures import NotFound, TasksMissing, missing_tables
 from jobs.fields import Payload
 from jobs.policies import Policies
-from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
+from jobs.purge_payload import PurgeOldDeleted, policy_for
 from worker.cli import output, payloads, session
 from worker.process import NotMigrated
 

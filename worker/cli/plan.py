@@ -18,7 +18,7 @@ from jobs.catalog import jobs
 from jobs.failures import NotFound
 from jobs.life import Again, Life
 from jobs.policies import Policies, Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
+from jobs.purge_payload import PurgeOldDeleted, policy_for
 from jobs.samples import sample
 from worker import settings as environment
 from worker import telemetry

@@ -14,7 +14,7 @@ from db import clock, runs
 from db import schedules as standing
 from jobs.failures import NotFound
 from jobs.policies import Policy
-from jobs.purge_old_deleted import PurgeOldDeleted, policy_for
+from jobs.purge_payload import PurgeOldDeleted, policy_for
 from jobs.run import isoformat
 from worker import settings as environment
 from worker.cli import output, session

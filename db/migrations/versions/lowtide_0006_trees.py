@@ -375,8 +375,8 @@ END
 $function$
 """
 
-# The part of the rows that nothing outside of the part points to: those can go, and the others stay. What blocks counts,
-# too: the row at the top may do so, and goes last.
+# The part of the rows that nothing outside of the part points to: those can go, and the others stay. What blocks
+# counts, too: the row at the top may do so, and goes last.
 CLOSED = """
 CREATE FUNCTION lowtide.closed(tree jsonb, INOUT relations oid[], INOUT places tid[])
 LANGUAGE plpgsql

@@ -32,15 +32,16 @@ DECLARE
     rows bigint;
     unfit bigint;
 BEGIN
-    EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', partition::regclass);
-    EXECUTE format(
-        'SELECT count(*), count(*) FILTER (WHERE (%s) IS NOT TRUE) FROM ONLY %s', eligible, partition::regclass
+    EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', partition::regclass);
+    EXECUTE pg_catalog.format(
+        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE (%s) IS NOT TRUE) FROM ONLY %s',
+        eligible, partition::regclass
     ) INTO rows, unfit;
     IF unfit > 0 OR rows > most THEN
         RAISE EXCEPTION '% of % rows of % must stay', greatest(unfit, rows - most), rows, partition::regclass
             USING ERRCODE = 'LT412';
     END IF;
-    PERFORM set_config('lowtide.detached_rows', rows::text, true);
+    PERFORM pg_catalog.set_config('lowtide.detached_rows', rows::text, true);
     RETURN rows;
 END
 $function$
@@ -55,9 +56,9 @@ DECLARE
 BEGIN
     SELECT prefix || nspname || '.' || relname INTO name
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = partition;
-    EXECUTE format('DROP TABLE %s', partition::regclass);
+    EXECUTE pg_catalog.format('DROP TABLE %s', partition::regclass);
     DELETE FROM lowtide.detaching d WHERE d.partition = drop_detached.partition;
-    RETURN jsonb_build_object(name, current_setting('lowtide.detached_rows')::bigint);
+    RETURN pg_catalog.jsonb_build_object(name, current_setting('lowtide.detached_rows')::bigint);
 END
 $function$
 """
