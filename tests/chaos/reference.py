@@ -41,7 +41,7 @@ class Reference:
     def _is_eligible(self, row: int) -> bool:
         values = self._stage.values(0, row)
         a, note = values["a"], values["note"]
-        match self._stage.scene.where:
+        match self._stage.scene.ways.where:
             case None:
                 meant = True
             case "{a} <> 1":
@@ -78,7 +78,7 @@ class Reference:
     def late(self) -> list[Node]:
         """Rows that are not eligible although their time is more than an hour before the cutoff."""
         stage = self._stage
-        if stage.scene.column.type != "timestamp" or stage.scene.where is not None:
+        if stage.scene.column.type != "timestamp" or stage.scene.ways.where is not None:
             return []
         rows = {(0, row) for row in range(len(stage.scene.tables[0].rows))}
         return [node for node in rows - self.eligible if self._latest(node[1]) < -HOUR]

@@ -47,10 +47,10 @@ class Stage:
         return Edge(child, parent, on_delete, deferred, child_leaf, parent_leaf)
 
     def column(self, name: str) -> str:
-        return ODD_COLUMNS.get(name, name) if self.scene.odd_names else name
+        return ODD_COLUMNS.get(name, name) if self.scene.ways.odd_names else name
 
     def table(self, number: int, leaf: int | None = None) -> str:
-        base = ODD_TABLES[number] if self.scene.odd_names else f"t{number}"
+        base = ODD_TABLES[number] if self.scene.ways.odd_names else f"t{number}"
         apart = leaf is not None and (leaf > 0 or self.scene.tables[number].layout != "heirs")
         return f"{base}_{leaf}" if apart else base
 
@@ -121,19 +121,26 @@ class Stage:
 
     def leaf(self, number: int, row_number: int) -> int | None:
         """None: whichever it comes to."""
-        table, values = self.scene.tables[number], self.values(number, row_number)
-        age, place = values.get("ts"), table.rows[row_number].place
+        table = self.scene.tables[number]
+        row, place = table.rows[row_number], int(self.values(number, row_number)["a"] or 0)
         match table.layout:
             case "heirs":
-                return place
+                return row.place
             case "list":
-                return int(values["a"] or 0)
+                return place
             case "range" | "default":
+<<<<<<< HEAD
+                age = self.age(row)
+                ends = (LONG_AGO // self.unit, 0)
+                return next((leaf for leaf, end in enumerate(ends) if age is not None and age < end), 2)
+=======
                 if not isinstance(age, int | float):
                     return 2
                 return next((leaf for leaf, end in enumerate((LONG_AGO // self.unit, 0)) if age < end), 2)
+>>>>>>> d461dfa050de6de552ddc5aeb0b2d0d986f92aac
             case "sub":
-                return int(values["a"] or 0) if isinstance(age, int | float) and age < 0 else LEAVES
+                age = self.age(row)
+                return place if age is not None and age < 0 else LEAVES
         return None
 
     # Which rows a foreign key is about.
@@ -209,7 +216,7 @@ class Stage:
             declared = self.scene.declared[edge.child] or ("block" if edge.child in forced else None)
             name = self.table(edge.child, edge.child_leaf)
             if declared is not None:
-                found[name if self.scene.bare else f"{self.schema}.{name}"] = declared
+                found[name if self.scene.ways.bare else f"{self.schema}.{name}"] = declared
         return found
 
     @property
@@ -221,12 +228,12 @@ class Stage:
     def partitions(self) -> Literal["drop", "delete"]:
         """A partition that the policy names among the children is not dropped: the next run would not find it."""
         named = any(edge.child == 0 and edge.child_leaf is not None for edge in self.edges)
-        return "delete" if named else self.scene.partitions
+        return "delete" if named else self.scene.ways.partitions
 
     @property
     def where(self) -> str | None:
         names = {name: quoted(self.column(name)) for name in ("a", "note")}
-        return None if self.scene.where is None else self.scene.where.format(**names)
+        return None if self.scene.ways.where is None else self.scene.ways.where.format(**names)
 
     def number_of(self, name: str) -> int:
         """Which table a name in the result is of."""
@@ -247,7 +254,7 @@ class Stage:
         yield from itertools.chain.from_iterable(map(self._insert, tables))
         for number, edge in enumerate(self.edges):
             yield self._foreign_key(number, edge)
-        if self.scene.triggers is not None:
+        if self.scene.ways.triggers is not None:
             yield from self._triggers()
 
     def _create(self, number: int) -> Iterator[str]:
@@ -272,7 +279,7 @@ class Stage:
         name = self.relation(number)
         yield f"CREATE TABLE {name} ({', '.join(columns)}){f' PARTITION BY {by}' if by else ''}"
         yield from self._leaves(number, table)
-        if number == 0 and self.scene.index:
+        if number == 0 and self.scene.ways.index:
             relations = [self.relation(0, leaf) for leaf in (range(LEAVES) if table.layout == "heirs" else [None])]
             yield from (f"CREATE INDEX ON {relation} ({self._q('ts')})" for relation in relations)
 
@@ -330,7 +337,7 @@ class Stage:
         )
 
     def _triggers(self) -> Iterator[str]:
-        schema, when = quoted(self.schema), self.scene.triggers
+        schema, when = quoted(self.schema), self.scene.ways.triggers
         yield (
             f"CREATE FUNCTION {schema}.noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             f"INSERT INTO {schema}.log VALUES (TG_ARGV[0]::int, OLD.rid); RETURN OLD; END $$"

@@ -6,17 +6,17 @@ In the long form the seed of the suite is that of the schemas. A failure prints 
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import hypothesis
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from db import engine, holds, trees
 from db.engine import Database
@@ -27,7 +27,7 @@ from jobs.life import Again, Life
 from jobs.pace import BY_NAME
 from jobs.policies import Policy
 from tests.chaos.reference import Reference
-from tests.chaos.scale import LONG, SEED
+from tests.chaos.scale import LONG, SEED, times
 from tests.chaos.scenes import Hold, Scene, scenes
 from tests.chaos.stage import Node, Stage
 from tests.conftest import TEMPLATE
@@ -129,7 +129,7 @@ class Play:
             timezone=scene.column.timezone,
         )
         keep = created - scene.cutoff
-        pace = BY_NAME[scene.pace]
+        pace = BY_NAME[scene.ways.pace]
         return Policy("p", target, keep, pace=pace, children=stage.children, partitions=stage.partitions)
 
 
@@ -137,17 +137,17 @@ class Play:
 async def played(database: Database, scene: Scene) -> AsyncIterator[Play]:
     """With batches that are small where the scene has it so."""
     number = next(_numbers)
-    schema = f"Ex {number}%" if scene.odd_names else f"ex_{number}"
+    schema = f"Ex {number}%" if scene.ways.odd_names else f"ex_{number}"
     play = Play(database, await asyncpg.connect(database.address.dsn), Stage(scene, schema))
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trees, "MOST", scene.along)
-            patch.setattr(sweep, "FIRST_DRAIN", scene.along)
-            patch.setattr(sweep, "LARGEST_DRAIN", scene.along)
+            patch.setattr(trees, "MOST", scene.ways.along)
+            patch.setattr(sweep, "FIRST_DRAIN", scene.ways.along)
+            patch.setattr(sweep, "LARGEST_DRAIN", scene.ways.along)
             for way in (blocks.Blocks, values.Values):
-                patch.setattr(way, "first", min(scene.window, way.first))
-                patch.setattr(way, "largest", min(scene.window, way.largest))
-            if scene.index:
+                patch.setattr(way, "first", min(scene.ways.window, way.first))
+                patch.setattr(way, "largest", min(scene.ways.window, way.largest))
+            if scene.ways.index:
                 patch.setattr(ways, "SMALL_BLOCKS", 0)
                 patch.setattr(ways, "DENSE", 10_000)
             await play.set_up()
@@ -191,24 +191,17 @@ def expected(before: dict[Node, dict[str, Any]], reference: Reference, stage: St
     return left
 
 
-def seeded(test: Callable[..., None]) -> Callable[..., None]:
-    """By the suite's own seed in the long form; the short one is always the same."""
-    return hypothesis.seed(SEED)(test) if LONG else test
-
-
-@seeded
+@pytest.mark.parametrize("chapter", times(5, 50))
 @settings(
-    max_examples=500 if LONG else 50,
-    derandomize=not LONG,
-    database=None,  # nothing is left in the folder; the seed plays it again
+    max_examples=10,  # from then on Hypothesis repeats them with small changes: the next chapter brings more
+    derandomize=True,
+    database=None,  # nothing is left in the folder
     deadline=None,  # a database's answer takes as long as the machine has other work
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
-    phases=[Phase.generate, Phase.shrink],
-    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],  # the same; a module's fixture
 )
-@given(scene=scenes())
-async def test_a_purge_leaves_what_the_reference_leaves(arena: Database, scene: Scene) -> None:
-    async with played(arena, scene) as play:
+@given(data=st.data())
+async def test_a_purge_leaves_what_the_reference_leaves(arena: Database, chapter: int, data: st.DataObject) -> None:
+    async with played(arena, data.draw(scenes(f"{SEED if LONG else 0} {chapter}"))) as play:
         await judge(play)
 
 
@@ -223,14 +216,14 @@ async def judge(play: Play) -> None:
     event(f"{(len(reference.gone - reference.eligible) + 3) // 4 * 4} rows or fewer go along")
     event(f"rounds {len(reference.rounds)}")
     event(f"kinds {sorted(set(stage.kinds.values()))} {'mutual' if stage.is_mutual else ''}")
-    if scene.max_rows is not None:
-        result = await play.purge(scene.max_rows)
+    if scene.ways.max_rows is not None:
+        result = await play.purge(scene.ways.max_rows)
         left = await play.rows()
         gone = before.keys() - left.keys()
         assert (gone - reference.gone, reference.closure(gone & reference.going) ^ gone) == (set(), set())
         assert left == expected(before, reference, stage, gone)
         told(reference, result, stage, gone)
-        most = min(scene.max_rows, len(reference.going))
+        most = min(scene.ways.max_rows, len(reference.going))
         assert result["purged"] <= most
         if not stage.is_mutual:
             assert result["purged"] == most
@@ -246,7 +239,7 @@ async def judge(play: Play) -> None:
     assert (gone - reference.gone, reference.gone - gone) == (set(), set())
     assert left == expected(before, reference, stage, gone)
     told_of_kept(reference, result)
-    if scene.triggers is not None:
+    if scene.ways.triggers is not None:
         assert await logged(play) == sorted(reference.gone)
     again = await play.purge()
     assert (again["purged"], again.get("children", {}), again["remaining"]) == (0, {}, False)

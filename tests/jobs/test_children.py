@@ -18,6 +18,7 @@ from jobs.life import Life
 from jobs.policies import Children, Policy
 from jobs.values import Values
 from tests.eventually import eventually
+from tests.jobs.test_sweep import another
 from tests.ledger import accept, run, serve_to_the_end
 
 OLD = "now() - interval '100 days'"
@@ -223,6 +224,40 @@ async def test_rows_of_another_partition_that_block_and_go_later(database: Datab
     third = (await run(life_of(database, {"p": "block"}), "purge-old-deleted", "third", policy="p")).result
     assert third is not None
     assert (third["purged"], third["skipped"]["blocked"], third["remaining"]) == (0, 1, False)
+
+
+@pytest.mark.parametrize("what", ["block", "delete"])
+async def test_a_foreign_key_to_a_single_partition_is_about_its_rows_alone(
+    database: Database, sql: asyncpg.Connection, what: Children
+) -> None:
+    """Another partition has a row of the same key. Control: it was taken for the one that is pointed to, and kept."""
+    await sql.execute("CREATE TABLE p (id int, part int, gone_at timestamptz) PARTITION BY LIST (part)")
+    await sql.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p DEFAULT")
+    await sql.execute("ALTER TABLE p1 ADD PRIMARY KEY (id); CREATE TABLE c (up int REFERENCES p1)")
+    await sql.execute(f"INSERT INTO p VALUES (1, 1, {OLD}), (1, 2, {OLD}), (2, 1, {OLD}); INSERT INTO c VALUES (1)")
+    result = await purge(database, {"c": what})
+    assert (result["purged"], result["skipped"]["blocked"]) == ((2, 1) if what == "block" else (3, 0))
+    assert (await count(sql, "p1"), await count(sql, "p2")) == ((1, 0) if what == "block" else (0, 0))
+
+
+@pytest.mark.parametrize("rows", [2, 40])
+async def test_a_child_that_somebody_holds_is_passed_over_with_its_parent(
+    database: Database, sql: asyncpg.Connection, small_batches: None, rows: int
+) -> None:
+    """And is met again, when it is free. What hangs on another row goes meanwhile."""
+    await parents(sql, 8)
+    await child(sql, "c", rows=8 + rows, up="CASE WHEN n <= 8 THEN (n + 1) / 2 ELSE 4 END")
+    async with another(database) as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT FROM c WHERE id = 8 FOR KEY SHARE")
+        first = await purge(database, {"c": "delete"})
+        assert (first["purged"], first["skipped"]["locked"], first["remaining"]) == (3, 1, True)
+        assert await count(sql, "p WHERE id = 4") == 1
+        await transaction.rollback()
+    second = (await run(life_of(database, {"c": "delete"}), "purge-old-deleted", "second", policy="p")).result
+    assert second is not None
+    assert (second["purged"], second["remaining"], await count(sql, "c")) == (1, False, 4)
 
 
 async def test_two_tables_that_point_to_each_other(database: Database, sql: asyncpg.Connection) -> None:
