@@ -38,7 +38,7 @@ def stated(name: str, statement: ClauseElement, *, writes: bool = False, **value
     if not isinstance(compiled, SQLCompiler):
         raise TypeError(f"{name}: nothing that EXPLAIN takes")
     expanded = compiled.construct_expanded_state({**compiled.params, **values})  # a list after IN: one for each
-    types = {**compiled._bind_processors, **expanded.processors}  # noqa: SLF001 - nothing public has them
+    types: dict[str, Any] = {**compiled._bind_processors, **expanded.processors}  # noqa: SLF001 - nothing public has them
     parameters = [
         types[each](expanded.parameters[each]) if each in types else expanded.parameters[each]
         for each in expanded.positiontup or ()
