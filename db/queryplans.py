@@ -30,15 +30,20 @@ class Stated:
 
 
 def stated(name: str, statement: ClauseElement, *, writes: bool = False, **values: Any) -> Stated:  # noqa: ANN401 - parameters
-    """A statement of SQLAlchemy's as the driver gets it; `values` of those named parameters that have none yet."""
-    compiled = statement.compile(
-        dialect=dialect.dialect(),  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects
-        compile_kwargs={"render_postcompile": True},  # a list after IN, a parameter for each
-    )
+    """A statement of SQLAlchemy's as the driver gets it; `values` of those named parameters that have none yet.
+
+    Values go through their columns' types, as when it is run: a datetime without a zone is refused.
+    """
+    compiled = statement.compile(dialect=dialect.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects
     if not isinstance(compiled, SQLCompiler):
         raise TypeError(f"{name}: nothing that EXPLAIN takes")
-    given = {**compiled.params, **values}
-    return Stated(name, str(compiled), [given[name] for name in compiled.positiontup or ()], writes=writes)
+    expanded = compiled.construct_expanded_state({**compiled.params, **values})  # a list after IN: one for each
+    types: dict[str, Any] = {**compiled._bind_processors, **expanded.processors}  # noqa: SLF001 - nothing public has them
+    parameters = [
+        types[each](expanded.parameters[each]) if each in types else expanded.parameters[each]
+        for each in expanded.positiontup or ()
+    ]
+    return Stated(name, expanded.statement, parameters, writes=writes)
 
 
 async def explain(connection: asyncpg.Connection, given: Stated) -> dict[str, Any]:

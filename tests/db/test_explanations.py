@@ -4,11 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from sqlalchemy import ClauseElement, select, text
+from sqlalchemy import ClauseElement, ColumnElement, select, text
+from sqlmodel import col
 
 from db import explanations, taskchanges, taskreads
 from db.batches import Change
 from db.engine import Database
+from db.models import Run
+from db.refusals import NaiveDatetime
 from db.schemas import TaskFilter
 from db.taskreads import PROJECT as PROJECT_TABLE
 from db.taskreads import TASK
@@ -102,6 +105,26 @@ async def test_estimates_far_above_and_below_what_came_are_told(
                 assert [" were expected, 25 came: run ANALYZE" in reason for reason in verdict.reasons] == (
                     [True] if word == "fair" else []
                 )
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [TASK.c.created_at < datetime(2026, 1, 1), TASK.c.created_at.in_([datetime(2026, 1, 1)])],  # noqa: DTZ001 - the point
+)
+async def test_a_naive_datetime_is_refused_as_when_the_statement_is_run(
+    database: Database, condition: ColumnElement[bool]
+) -> None:
+    async with unit_of_work(database.sessions) as service:
+        with pytest.raises(NaiveDatetime):
+            await service.explain(select(TASK.c.id).where(condition))
+
+
+async def test_values_are_made_of_their_columns_types(database: Database, sql: asyncpg.Connection) -> None:
+    """asyncpg alone knows no dict."""
+    await sql.execute("SELECT lowtide.enqueue('mark-completed', '{\"task_ids\": [1]}')")
+    async with unit_of_work(database.sessions) as service:
+        found = await service.explain(select(col(Run.id)).where(col(Run.payload) == {"task_ids": [1]}))
+    assert [scan.actual_rows for scan in found.scans] == [1]
 
 
 async def test_of_a_search_nobody_is_told_to_run_analyze(database: Database, sql: asyncpg.Connection) -> None:
