@@ -129,15 +129,9 @@ class Stage:
             case "list":
                 return place
             case "range" | "default":
-<<<<<<< HEAD
                 age = self.age(row)
                 ends = (LONG_AGO // self.unit, 0)
                 return next((leaf for leaf, end in enumerate(ends) if age is not None and age < end), 2)
-=======
-                if not isinstance(age, int | float):
-                    return 2
-                return next((leaf for leaf, end in enumerate((LONG_AGO // self.unit, 0)) if age < end), 2)
->>>>>>> d461dfa050de6de552ddc5aeb0b2d0d986f92aac
             case "sub":
                 age = self.age(row)
                 return place if age is not None and age < 0 else LEAVES
