@@ -126,7 +126,8 @@ async def _left(run: Run, scope: Scope) -> int | None:
     Raises LookTookTooLong.
     """
     over = _left_behind(run, *PASSED_OVER)
-    if run.cursor.get("listed", AHEAD_ROWS) == _removed(run) + sum(over.values()):
+    listed = AHEAD_ROWS if scope.mutual else run.cursor.get("listed", AHEAD_ROWS)
+    if listed == _removed(run) + sum(over.values()):
         return sum(over.values())  # the list was all there was, and each of its rows is deleted or passed over
     if _left_behind(run, "touched")["touched"] and not run.spent:
         return None  # the next pass begins with a list of them

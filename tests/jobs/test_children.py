@@ -270,6 +270,15 @@ async def test_two_tables_that_point_to_each_other(database: Database, sql: asyn
     assert (await count(sql, "p"), await count(sql, "c")) == (50, 50)
 
 
+async def test_rows_that_block_one_after_the_other_go_in_one_run(database: Database, sql: asyncpg.Connection) -> None:
+    """From the last one on, a pass each. Control: where a list that is done is the end, the third one stays."""
+    await parents(sql, 8)
+    await sql.execute("ALTER TABLE p ADD up int REFERENCES p; CREATE INDEX ON p (up)")
+    await sql.execute("UPDATE p SET up = id - 2 WHERE id IN (4, 6, 8)")
+    result = await purge(database, {"p": "block"})
+    assert (result["purged"], result["skipped"]["blocked"], result["remaining"]) == (4, 0, False)
+
+
 async def test_a_row_that_blocks_and_goes_later_is_followed_by_what_it_blocked(
     database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
