@@ -53,7 +53,9 @@ class Lookout:
     async def _bring_back(self) -> None:
         """Partitions that a run has left on their way out: their rows are missed where they are."""
         try:
-            for partition in await bring_back(self._database, None):
+            async with asyncio.timeout(WITHIN_S):  # it waits for others' transactions; the next look goes on
+                brought = await bring_back(self._database, None)
+            for partition in brought:
                 log.warning("partition.attached_again", partition=partition)
         except PartitionAstray as exc:
             log.warning("partition.astray", why=str(exc))

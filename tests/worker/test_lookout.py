@@ -79,7 +79,7 @@ async def test_a_look_that_fails_leaves_all_as_it_is(
     with capture_logs() as logs:
         await lookout.look()
     assert lookout.disabled.keys() == {"logs"}
-    assert [each["event"] for each in logs] == ["policy.not_inspected"] * 2
+    assert [each["event"] for each in logs] == ["partition.not_looked_for", *["policy.not_inspected"] * 2]
 
     locked = Lookout(database, Policies((OLD_DELETED_TASKS,)), metrics=metrics)
     async with sql.transaction():
