@@ -45,7 +45,8 @@ async def reader(database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Da
 async def test_the_built_in_policy_is_well(database: Database) -> None:
     facts = await inspect(database, OLD_DELETED_TASKS)
     assert {fact.word for fact in facts} == {"ok"}
-    assert [fact.about for fact in facts] == ["table", "rights", "row security", "column", "index", "foreign keys"]
+    about = ["table", "rights", "row security", "column", "index", "children", "foreign keys"]
+    assert [fact.about for fact in facts] == about
     assert against(OLD_DELETED_TASKS, facts) is None
 
 
@@ -346,10 +347,20 @@ async def test_a_foreign_key_without_an_index_on_its_side_is_at_fault(
     await sql.execute("CREATE TABLE t (id int PRIMARY KEY, gone_at date)")
     await sql.execute("CREATE TABLE note (t_id int REFERENCES t, filler text STORAGE PLAIN)")
     await sql.execute("INSERT INTO note SELECT NULL, repeat('x', 7000) FROM generate_series(1, 200)")
-    fact = await one(database, policy(), "foreign keys")
+    declared = replace(policy(), children={"note": "block"})
+    fact = await one(database, declared, "foreign keys")
     assert (fact.word, fact.advice) == ("fault", 'CREATE INDEX CONCURRENTLY ON public.note ("t_id");')
     await sql.execute("CREATE INDEX ON note (t_id)")
-    assert (await one(database, policy(), "foreign keys")).word == "ok"
+    assert (await one(database, declared, "foreign keys")).word == "ok"
+
+
+async def test_a_table_that_points_to_its_rows_has_to_be_declared(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("CREATE TABLE t (id int PRIMARY KEY, gone_at date); CREATE TABLE note (t_id int REFERENCES t)")
+    fact = await one(database, policy(), "children")
+    assert (fact.word, "public.note points to it" in fact.told) == ("fault", True)
+    assert against(policy(), [fact]) is not None
+    assert (await one(database, replace(policy(), children={"note": "delete"}), "children")).word == "ok"
+    assert (await one(database, replace(policy(), children={"other": "delete"}), "children")).word == "fault"
 
 
 async def test_a_table_that_is_locked_is_unknown_and_not_broken(database: Database, sql: asyncpg.Connection) -> None:
