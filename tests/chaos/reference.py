@@ -138,6 +138,12 @@ class Reference:
             if parent in gone and child not in gone
         }
 
+    @property
+    def at_first(self) -> tuple[set[Node], set[Node]]:
+        """The eligible rows that are held, and those that others point to: as a look at them alone has it."""
+        pointed = {parent for child, parent in self._block if child != parent}
+        return set(filter(self._stage.is_held, self.eligible)), self.eligible & pointed
+
     @cached_property
     def stays(self) -> list[Stays]:
         """Of each eligible row that stays."""

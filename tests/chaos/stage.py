@@ -322,8 +322,8 @@ class Stage:
             yield f"INSERT INTO {into} ({', '.join(map(quoted, columns))}) VALUES ({', '.join(cells)})"
 
     def _foreign_key(self, number: int, edge: Edge) -> str:
-        columns = ", ".join(quoted(name) for _, name in self.ups(number, edge))
-        keys = ", ".join(map(self._q, self.key(edge.parent)))
+        pairs = self.ups(number, edge)[:: -1 if number % 2 else 1]  # in an order that need not be the index's
+        columns, keys = ", ".join(quoted(name) for _, name in pairs), ", ".join(self._q(key) for key, _ in pairs)
         return (
             f"ALTER TABLE {self.relation(edge.child, edge.child_leaf)} ADD FOREIGN KEY ({columns}) "
             f"REFERENCES {self.relation(edge.parent, edge.parent_leaf)} ({keys}) "

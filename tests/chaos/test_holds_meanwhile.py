@@ -22,7 +22,7 @@ ADDERS = 4
 # What a trigger takes for each row, so that the purge lasts while holds are placed.
 ROW_S = 0.0005
 KINDS = [("p", "id"), ("p", "id"), ("p", "grp"), ("c", "id")]
-POLICY = Policy("p", Target("public", "p", "gone_at"), timedelta(days=90), children={"c": "delete"})
+POLICY = Policy("p", Target("public", "p", "gone_at"), timedelta(days=90), children={"c": "delete"}, max_share=1)
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,10 @@ class Play:
                 found[number, columns["rid"]] = columns | {"at": each["at"]}
         return found
 
-    async def purge(self, max_rows: int | None = None) -> dict[str, Any]:
+    async def purge(self, **payload: Any) -> dict[str, Any]:
         """Run to the end, and return the result."""
         run_id = f"{self.stage.schema}-{next(_numbers)}"
-        limit = {} if max_rows is None else {"max_rows": max_rows}
-        await accept(Life(self.database, jobs(), worker="x"), "purge-old-deleted", run_id, policy="p", **limit)
+        await accept(Life(self.database, jobs(), worker="x"), "purge-old-deleted", run_id, policy="p", **payload)
         created: datetime = await self.sql.fetchval("SELECT created_at FROM lowtide.run WHERE id = $1", run_id)
         life = Life(self.database, jobs((self._policy(created),)), worker="chaos", lease=timedelta(seconds=30))
         async with asyncio.timeout(LONGEST_S):
@@ -178,6 +177,20 @@ def told_of_kept(reference: Reference, result: dict[str, Any]) -> None:
     assert (result["skipped"]["locked"], result["skipped"]["slow"]) == (0, 0)
 
 
+def told_beforehand(reference: Reference, plan: dict[str, Any], stage: Stage) -> None:
+    """The dry run's numbers: what would go at most, and what stays by itself."""
+    held, blocked = reference.at_first
+    assert (plan["held"], plan["blocked"]) == (len(held), len(blocked - held))
+    assert plan["eligible"] == len(reference.eligible - held - blocked)
+    deleting = [stage.edges[number] for number, kind in stage.kinds.items() if kind == "delete"]
+    if any(edge.child == 0 or edge.parent > 0 for edge in deleting):
+        return  # rows that are met in circles, or by way of those that stay, are not looked for
+    for number in range(1, len(stage.scene.tables)):
+        names = [name for name in plan["children"] if "(keeps its row" not in name]
+        along = sum(plan["children"][name] for name in names if stage.number_of(name) == number)
+        assert along >= sum(table == number for table, _ in reference.gone)
+
+
 async def logged(play: Play) -> list[Node]:
     schema = quoted(play.stage.schema)
     return [(each["t"], each["rid"]) for each in await play.sql.fetch(f"SELECT t, rid FROM {schema}.log ORDER BY 1, 2")]
@@ -216,8 +229,10 @@ async def judge(play: Play) -> None:
     event(f"{(len(reference.gone - reference.eligible) + 3) // 4 * 4} rows or fewer go along")
     event(f"rounds {len(reference.rounds)}")
     event(f"kinds {sorted(set(stage.kinds.values()))} {'mutual' if stage.is_mutual else ''}")
+    told_beforehand(reference, await play.purge(dry_run=True), stage)
+    assert await play.rows() == before
     if scene.ways.max_rows is not None:
-        result = await play.purge(scene.ways.max_rows)
+        result = await play.purge(max_rows=scene.ways.max_rows)
         left = await play.rows()
         gone = before.keys() - left.keys()
         assert (gone - reference.gone, reference.closure(gone & reference.going) ^ gone) == (set(), set())
