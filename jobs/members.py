@@ -3,7 +3,6 @@
 The cursor: `member` is the oid of the relation that is worked on, `before_it` what came of those before it.
 """
 
-import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,11 +15,11 @@ from db.relations import Relation
 from db.targets import Eligible, Target
 from jobs import children, passes
 from jobs.health import Health
+from jobs.looks import LONGEST_LOOK_S, LookTookTooLong, looking
 from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
 from jobs.policies import Policy
 from jobs.run import Run
-from jobs.values import LONGEST_LOOK_S
 from jobs.ways import NotATable, Scope
 
 MOST_REASONS = 5
@@ -102,14 +101,11 @@ async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -
 async def _kept(run: Run, eligible: Eligible) -> Kept | None:
     if not eligible.kept:
         return Kept(0, 0, {})
-    begun = time.monotonic()
     try:
-        async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
+        async with looking(run.database) as connection:
             return await estimates.kept(connection, eligible)
-    except asyncpg.QueryCanceledError:
-        if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
-            raise
-    return None
+    except LookTookTooLong:
+        return None
 
 
 async def _present(run: Run, target: Target) -> Relation | None:

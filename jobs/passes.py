@@ -1,6 +1,5 @@
 """Pass after pass over a relation until nothing is eligible. Later passes are for rows that moved or were locked."""
 
-import time
 from dataclasses import dataclass
 
 import asyncpg
@@ -9,10 +8,11 @@ from db import estimates, leases
 from db.targets import Eligible
 from jobs.blocks import Blocks
 from jobs.health import Health
+from jobs.looks import LONGEST_LOOK_S, LookTookTooLong, looking
 from jobs.queryplans import guard
 from jobs.run import Run
 from jobs.sweep import sweep
-from jobs.values import LONGEST_LOOK_S, LookTookTooLong, Values
+from jobs.values import Values
 from jobs.ways import AHEAD_ROWS, Scope, choose, counter, statements_of
 
 MOST_PASSES = 5
@@ -134,14 +134,8 @@ async def _left(run: Run, scope: Scope) -> int | None:
     async with run.database.autocommit() as connection:
         if scope.tree is None and await _nobody_wrote(connection, run, scope.eligible):
             return 0
-    begun = time.monotonic()
-    try:
-        async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s") as connection:
-            return await estimates.count(connection, scope.eligible, most=AHEAD_ROWS)
-    except asyncpg.QueryCanceledError as exc:
-        if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
-            raise
-        raise LookTookTooLong from exc
+    async with looking(run.database) as connection:
+        return await estimates.count(connection, scope.eligible, most=AHEAD_ROWS)
 
 
 async def _nobody_wrote(connection: asyncpg.Connection, run: Run, eligible: Eligible) -> bool:

@@ -22,6 +22,7 @@ from db.windows import Part
 from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
+from jobs.looks import LookTookTooLong, looking
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
 from jobs.run import Run
 
@@ -42,7 +43,6 @@ FIRST_DRAIN, LARGEST_DRAIN = 200, 5000
 # A window never reads a table from end to end, whatever statistics of another day promise.
 BY_INDEX: Mapping[str, str] = {"enable_seqscan": "off"}
 LONGEST_WAIT_S = 60.0
-LONGEST_LOOK_S = 60  # at what hangs on a single row
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,11 @@ class _Walk:
 
     async def _stays(self, branch: Branch) -> str | None:
         """Why a row stays that much hangs on. Of that nothing may go before all of it was looked at."""
-        begun = time.monotonic()
         try:
-            async with self._run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
+            async with looking(self._run.database, **BY_INDEX) as connection:
                 return await stays(connection, branch.look)
-        except asyncpg.QueryCanceledError:
-            if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
-                raise
-        return "slow"
+        except LookTookTooLong:
+            return "slow"
 
     async def _drain(self, window: Window, branch: Branch, sizer: Sizer) -> float:
         """Delete some of what hangs on a single row; the cursor stays, until all of it is gone or the row must stay."""

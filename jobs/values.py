@@ -9,26 +9,18 @@ The cursor: `lower` is where the next window begins. While a range is worked on 
 """
 
 import itertools
-import time
 from bisect import bisect_right
 from typing import Any, NamedTuple
-
-import asyncpg
 
 from db import windows
 from db.targets import Eligible
 from db.windows import Bound, Look, Place, Span
+from jobs.looks import looking
 from jobs.run import Run
 from jobs.sweep import BY_INDEX, Window
 from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge, Scope
 
 BEFORE_ALL = Place(0)
-# A look at what is left reads dead entries too, a few million a second. Where it takes longer, nobody looks.
-LONGEST_LOOK_S = 60
-
-
-class LookTookTooLong(Exception):
-    """To list the rows of a range took longer than it may."""
 
 
 class Stretch(NamedTuple):
@@ -123,14 +115,8 @@ class Values(Purge):
             start = bisect_right(self._places, after)
             if start < len(self._places) or len(self._places) < AHEAD_ROWS:
                 return start
-        begun = time.monotonic()
-        try:
-            async with run.database.tuned(statement_timeout=f"{LONGEST_LOOK_S}s", **BY_INDEX) as connection:
-                self._places = await windows.places(connection, self.scope.eligible, span, after=after, most=AHEAD_ROWS)
-        except asyncpg.QueryCanceledError as exc:
-            if time.monotonic() - begun < LONGEST_LOOK_S:  # an operator's
-                raise
-            raise LookTookTooLong from exc
+        async with looking(run.database, **BY_INDEX) as connection:
+            self._places = await windows.places(connection, self.scope.eligible, span, after=after, most=AHEAD_ROWS)
         self._listed = (span, after)
         if "listed" in run.cursor:
             run.cursor = run.cursor | {"listed": run.cursor["listed"] + len(self._places)}
