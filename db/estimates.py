@@ -7,6 +7,7 @@ import asyncpg
 
 from db.queryplans import Stated
 from db.targets import Eligible, Target, quoted
+from db.triggers import on_delete
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Kept:
 
 
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
-# DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
-TABLE = """
+TABLE = f"""
     SELECT coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
            pg_relation_filenode(c.oid)::bigint AS filenode,
            CASE WHEN c.reltuples >= 0 AND (c.reltuples > 0 OR c.relpages > 0) THEN c.reltuples::bigint END AS rows,
@@ -52,11 +52,7 @@ TABLE = """
               AND (x.indpred IS NULL
                    OR pg_get_expr(x.indpred, c.oid) = format('(%I IS NOT NULL)', a.attname))
             ORDER BY x.indnatts, pg_relation_size(i.oid), i.relname LIMIT 1) AS index,
-           NOT c.relhasrules AND NOT EXISTS (
-               SELECT 1 FROM pg_trigger t
-               WHERE t.tgrelid = c.oid AND t.tgtype & 8 = 8 AND t.tgenabled <> 'D'
-                 AND (NOT t.tgisinternal OR (t.tgparentid <> 0 AND t.tgconstraint = 0))
-           ) AND NOT EXISTS (
+           NOT c.relhasrules AND NOT {on_delete("c.oid")} AND NOT EXISTS (
                SELECT 1 FROM pg_constraint f
                WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')
            ) AS acts_alone,

@@ -10,6 +10,7 @@ import asyncpg
 
 from db.batches import Change
 from db.targets import Eligible, literal, quoted
+from db.triggers import on_delete
 
 NAMED = "partition "  # of the names of counters
 OLD_TRANSACTION = "1 minute"
@@ -38,8 +39,8 @@ class Detaching:
 
 # A partition of ranges of the policy's column whose upper bound is no later than the cutoff: no row can enter it that
 # would not be eligible. Dropping does what a DELETE does only where nobody looks at its single rows: no trigger, no
-# rule, no foreign key, no publication. DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
-DROPPABLE = """
+# rule, no foreign key, no publication.
+DROPPABLE = f"""
     SELECT c.oid::bigint AS oid, format('%I.%I', cn.nspname, c.relname) AS name,
            format('%I.%I', pn.nspname, p.relname) AS parent, p.oid::bigint AS parent_oid,
            pg_get_expr(c.relpartbound, c.oid) AS bound
@@ -52,10 +53,7 @@ DROPPABLE = """
       AND (SELECT count(*) FROM pg_inherits o WHERE o.inhparent = p.oid) > 1
       AND NOT EXISTS (SELECT FROM pg_inherits o WHERE o.inhparent = p.oid AND o.inhdetachpending)
       AND pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.relowner, 'USAGE')
-      AND NOT c.relhasrules AND NOT EXISTS (
-          SELECT FROM pg_trigger g
-          WHERE g.tgrelid = c.oid AND g.tgtype & 8 = 8 AND g.tgenabled <> 'D'
-            AND (NOT g.tgisinternal OR (g.tgparentid <> 0 AND g.tgconstraint = 0)))
+      AND NOT c.relhasrules AND NOT {on_delete("c.oid")}
       AND NOT EXISTS (
           SELECT FROM pg_constraint f WHERE f.contype = 'f'
             AND (f.confrelid = ANY(lowtide.above(c.oid)) OR f.conrelid = c.oid))

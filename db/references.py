@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from db.targets import quoted
+from db.triggers import on_delete
 
 # pg_constraint.confdeltype
 NO_ACTION, RESTRICT, CASCADE, SET_NULL, SET_DEFAULT = "a", "r", "c", "n", "d"
@@ -51,22 +52,20 @@ class Reference:
         )
 
 
-# DELETE is 8 of pg_trigger.tgtype (src/include/catalog/pg_trigger.h).
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
 # A foreign key compares with operators of its own, whatever `=` is under a search path: citext has one in its schema.
 # Where two columns have two collations neither is meant, unless one is named: that of the child, whose index is asked.
-ALL = """
+ALL = f"""
     SELECT c.conname AS constraint, c.conrelid::bigint AS child, c.confrelid::bigint AS parent, n.nspname AS schema,
            t.relname AS table, c.confdeltype::text AS on_delete, t.relkind = 'p' AS partitioned,
-           EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.conrelid AND g.tgtype & 8 = 8 AND NOT g.tgisinternal
-                   AND g.tgenabled <> 'D') AS acts,
+           {on_delete("c.conrelid")} AS acts,
            k.columns, k.parent_columns, k.comparisons
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
     CROSS JOIN LATERAL (
         SELECT array_agg(a.attname::text ORDER BY place) AS columns,
                array_agg(b.attname::text ORDER BY place) AS parent_columns,
                array_agg(format(
-                   '{parent}%s OPERATOR(%I.%s) {child}%s%s',
+                   '{{parent}}%s OPERATOR(%I.%s) {{child}}%s%s',
                    CASE WHEN o.oprleft <> b.atttypid AND l.typtype <> 'p' THEN '::' || format_type(o.oprleft, NULL) END,
                    s.nspname, o.oprname,
                    CASE WHEN o.oprright <> a.atttypid AND r.typtype <> 'p'
