@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 # What asyncpg or the server understands. Everything else that libpq knows is left out, and the caller is told.
@@ -112,6 +113,12 @@ class Database:
                 if driver.is_closed():  # SQLAlchemy has not seen it end, and would hand it to the next
                     await connection.invalidate()
 
+    async def open_one_more(self) -> None:
+        """Have a connection in the pool beside those that are in use now, where that is possible."""
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError, OSError):
+            async with self.autocommit():
+                pass
+
     @asynccontextmanager
     async def tuned(self, **settings: str) -> AsyncIterator[asyncpg.Connection]:
         """`autocommit` with other settings; further ones may be SET on it. They are put back before others get it."""
@@ -171,6 +178,7 @@ def connect(
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=1800,
+        pool_use_lifo=True,  # the one that was used last knows the catalog best
         hide_parameters=True,  # they are payloads, and would stand in every error's message
     )
     return Database(engine=engine, sessions=async_sessionmaker(engine, expire_on_commit=False), address=address)

@@ -41,6 +41,10 @@ class Kept:
     by: dict[str, int]
 
 
+NEXT_XID = """
+    SELECT CASE WHEN pg_snapshot_xmin(s) = pg_snapshot_xmax(s) THEN pg_snapshot_xmax(s)::text::bigint END
+    FROM pg_current_snapshot() s
+"""
 # A partial index serves when its predicate is no more than that the column is not NULL: `column < cutoff` implies it.
 TABLE = f"""
     SELECT coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint AS blocks,
@@ -55,9 +59,8 @@ TABLE = f"""
            NOT c.relhasrules AND NOT {on_delete("c.oid")} AND NOT EXISTS (
                SELECT 1 FROM pg_constraint f
                WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')
-           ) AS acts_alone,
-           CASE WHEN pg_snapshot_xmin(s) = pg_snapshot_xmax(s) THEN pg_snapshot_xmax(s)::text::bigint END AS next_xid
-    FROM pg_class c, pg_current_snapshot() s WHERE c.oid = $1::text::regclass
+           ) AS acts_alone, ({NEXT_XID}) AS next_xid
+    FROM pg_class c WHERE c.oid = $1::text::regclass
 """
 COLUMNS = """
     SELECT attname FROM pg_attribute
@@ -90,6 +93,12 @@ async def cutoff(connection: asyncpg.Connection, *, keep: timedelta) -> datetime
 async def table(connection: asyncpg.Connection, target: Target) -> Table:
     """Raises the server's UndefinedTable where there is no such table."""
     return Table(**dict(await connection.fetchrow(TABLE, target.relation, target.column)))
+
+
+async def next_xid(connection: asyncpg.Connection) -> int | None:
+    """As `Table.next_xid`."""
+    number: int | None = await connection.fetchval(NEXT_XID)
+    return number
 
 
 async def expected(connection: asyncpg.Connection, eligible: Eligible) -> int:

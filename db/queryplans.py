@@ -1,5 +1,6 @@
 """What EXPLAIN says of a statement, and what the catalog says of indexes that are missing."""
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -48,9 +49,19 @@ def stated(name: str, statement: ClauseElement, *, writes: bool = False, **value
 
 async def explain(connection: asyncpg.Connection, given: Stated) -> dict[str, Any]:
     """The query plan as it would be now, without running anything."""
-    async with connection.transaction(readonly=True):
-        await _set_local(connection, given.settings)
-        return dict((await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {given.sql}", *given.parameters))[0])
+    return (await explain_each(connection, [given]))[0]
+
+
+async def explain_each(connection: asyncpg.Connection, statements: Sequence[Stated]) -> list[dict[str, Any]]:
+    """The same of several, those under the same settings together."""
+    found: list[dict[str, Any]] = []
+    for settings, alike in itertools.groupby(statements, key=lambda given: given.settings):
+        async with connection.transaction(readonly=True):
+            await _set_local(connection, settings)
+            for given in alike:
+                asked = f"EXPLAIN (VERBOSE, FORMAT JSON) {given.sql}"
+                found.append(dict((await connection.fetchval(asked, *given.parameters))[0]))
+    return found
 
 
 async def explain_and_run(connection: asyncpg.Connection, given: Stated) -> dict[str, Any] | None:

@@ -52,6 +52,14 @@ class Reference:
         )
 
 
+@dataclass(frozen=True)
+class Graph:
+    """Every foreign key of the database, and the oids of all relations that one table's rows are in."""
+
+    references: Sequence[Reference]
+    whole: frozenset[int]
+
+
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
 # A foreign key compares with operators of its own, whatever `=` is under a search path: citext has one in its schema.
 # Where two columns have two collations neither is meant, unless one is named: that of the child, whose index is asked.
@@ -99,16 +107,12 @@ BELOW = """
 """
 
 
-async def all_of(connection: asyncpg.Connection) -> list[Reference]:
-    """Every foreign key of the database."""
-    return [Reference(**dict(row)) for row in await connection.fetch(ALL)]
+async def graph(connection: asyncpg.Connection, table: str) -> Graph:
+    """Around a table, quoted. Raises the server's UndefinedTable."""
+    every = [Reference(**dict(row)) for row in await connection.fetch(ALL)]
+    return Graph(every, frozenset(row[0] for row in await connection.fetch(BELOW, table)))
 
 
 async def family(connection: asyncpg.Connection, oid: int) -> set[int]:
     """The oids of the partitioned table that a relation is part of, or of the relation alone."""
     return {row[0] for row in await connection.fetch(FAMILY, oid)}
-
-
-async def below(connection: asyncpg.Connection, table: str) -> set[int]:
-    """The oids of all relations that a table's rows are in. Raises the server's UndefinedTable."""
-    return {row[0] for row in await connection.fetch(BELOW, table)}

@@ -29,7 +29,7 @@ class Relation:
 
 # By their oids, so that one that is added meanwhile comes behind those that are done.
 # A partition that is being detached belongs to nobody: pg_inherits has it still.
-NEXT = """
+FROM = """
     WITH RECURSIVE tree (oid) AS (
         SELECT $1::text::regclass::oid
         UNION SELECT h.inhrelid FROM pg_inherits h JOIN tree ON h.inhparent = tree.oid WHERE NOT h.inhdetachpending
@@ -37,11 +37,16 @@ NEXT = """
     SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
            c.relispartition AS is_partition, c.oid = $1::text::regclass AND NOT c.relhassubclass AS is_all
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT 1
+    WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT $3
 """
 
 
 async def following(connection: asyncpg.Connection, target: Target, *, oid: int) -> Relation | None:
     """The first of the relations from this oid on; None behind the last. Raises the server's UndefinedTable."""
-    row = await connection.fetchrow(NEXT, target.relation, oid)
+    row = await connection.fetchrow(FROM, target.relation, oid, 1)
     return None if row is None else Relation(**dict(row))
+
+
+async def all_of(connection: asyncpg.Connection, target: Target) -> list[Relation]:
+    """All that there are now. Raises the server's UndefinedTable."""
+    return [Relation(**dict(row)) for row in await connection.fetch(FROM, target.relation, 0, None)]

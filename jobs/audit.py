@@ -1,15 +1,13 @@
 """What a purge writes down before it deletes. The database writes its end, in the transaction that ends the run."""
 
-from datetime import datetime
-
 import asyncpg
 
-from db import audit, columns, queryplans, surveys
+from db import audit, queryplans, surveys
 from db.faults import server_message, sqlstate
 from db.targets import quoted
 from jobs.failures import Refused, is_passing
-from jobs.policies import Policy
 from jobs.run import Run, isoformat
+from jobs.scopes import Scopes
 
 NO_RIGHT = "42501"
 # The oldest row is there for the audit alone: where no index tells it at once, it stays unknown.
@@ -20,17 +18,18 @@ class AuditRefused(Refused):
     """The begin of a purge can't be written down: it may not begin."""
 
 
-async def begin(run: Run, policy: Policy, cutoff: datetime) -> None:
+async def begin(run: Run, scopes: Scopes) -> None:
     """Once a run, or once more where an ended one is tried again; committed before the first delete.
 
     Raises AuditRefused, and whatever else keeps the row from being written.
     """
+    policy = scopes.policy
     try:
         async with run.database.sessions.begin() as session:
             if await audit.is_open(session, run.id):
                 return
         told = {
-            "range": await _range(run, policy, cutoff),
+            "range": await _range(run, scopes),
             "where": policy.target.where,
             "pace": run.wishes.pace,
             "purged_before": run.rows_done,
@@ -42,7 +41,7 @@ async def begin(run: Run, policy: Policy, cutoff: datetime) -> None:
                 policy=policy.name,
                 table=policy.target.name,
                 policy_sha256=policy.digest,
-                cutoff=cutoff,
+                cutoff=scopes.cutoff,
                 detail=told,
             )
     except Exception as exc:
@@ -60,14 +59,13 @@ async def _refused(run: Run, error: Exception) -> AuditRefused:
     )
 
 
-async def _range(run: Run, policy: Policy, cutoff: datetime) -> dict[str, str | None]:
+async def _range(run: Run, scopes: Scopes) -> dict[str, str | None]:
     """Between which values of the policy's column every row lies that can go: from the oldest there is up to, not
     with, the cutoff."""
-    before = {"column": policy.target.column, "before": isoformat(cutoff)}
+    before = {"column": scopes.policy.target.column, "before": isoformat(scopes.cutoff)}
     try:
         async with run.database.tuned(statement_timeout=LONGEST_LOOK, enable_seqscan="off") as connection:
-            eligible = await columns.eligible(connection, policy.target, cutoff=cutoff)
-            return before | {"from": await surveys.oldest(connection, eligible)}
+            return before | {"from": await surveys.oldest(connection, await scopes.whole(connection))}
     except asyncpg.PostgresError as exc:
         if is_passing(exc):
             raise

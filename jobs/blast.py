@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
 
@@ -20,12 +20,11 @@ from db import blast, estimates
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.targets import Target
-from jobs import members
 from jobs.background import alongside
 from jobs.failures import Refused, is_passing
 from jobs.policies import Policy
 from jobs.run import Run
-from jobs.ways import Scope
+from jobs.scopes import Scope, Scopes
 
 LEAST_ROWS = 10_000
 # More than so many times what the last runs deleted is no ordinary night. Fewer runs than three have no usual size.
@@ -48,23 +47,38 @@ class CountFailed(Refused):
     """What a purge would delete, or how large its table is, could not be counted: nothing is guessed."""
 
 
-async def weigh(run: Run, policy: Policy, cutoff: datetime, *, most: float) -> None:
+async def weigh(run: Run, scopes: Scopes, *, most: float) -> None:
     """Raises TooMuchWouldGo where a run of at most so many rows (infinite: without a limit) would delete too much,
     and CountFailed. What it has deleted already counts."""
     if most < LEAST_ROWS:
         return
-    done, left = run.rows_done, most - run.rows_done
-    counting = _Counting(run.database, policy, cutoff)
+    policy, done, left = scopes.policy, run.rows_done, most - run.rows_done
+    counting = _Counting(run.database, policy)
     # Few rows are found by the index, whatever the statistics say of them.
-    if done + await counting.eligible(min(left, LEAST_ROWS), enable_seqscan="off") < LEAST_ROWS:
-        return
-    async with run.database.autocommit() as connection:
+    async with counting.connection("the eligible rows", enable_seqscan="off") as connection:
+        every = await scopes.all(connection)
+        expected = sum([await estimates.expected(connection, scope.eligible) for scope in every])
+        if expected < LEAST_ROWS and done + await _eligible(connection, every, min(left, LEAST_ROWS)) < LEAST_ROWS:
+            return
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
+        nulls = await blast.never_eligible_expected(connection, policy.target)
     enough = min(left, _too_many(earlier) - done)  # one more would be refused all the same
-    eligible, rows = await counting.both(enough, already=done)
+    going = done + min(enough, max(expected, LEAST_ROWS))
+    eligible, rows = await counting.both(every, enough, already=done, expected=going, nulls=nulls)
     require_little(
         policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier, done=done
     )
+
+
+async def _eligible(connection: asyncpg.Connection, scopes: Sequence[Scope], most: float) -> int:
+    """Count the eligible rows of all relations, up to `most`."""
+    counted = 0
+    for scope in scopes:
+        if math.isinf(most):
+            counted += await estimates.count_all(connection, scope.eligible)
+        elif counted < most:
+            counted += await estimates.count(connection, scope.eligible, most=_whole(most - counted))
+    return counted
 
 
 def require_little(policy: Policy, *, going: int, rows: int | None, earlier: Sequence[int], done: int = 0) -> None:
@@ -116,55 +130,36 @@ def _too_many(earlier: Sequence[int]) -> float:
 class _Counting:
     """Exact, bounded counts, with a time of their own."""
 
-    def __init__(self, database: Database, policy: Policy, cutoff: datetime) -> None:
+    def __init__(self, database: Database, policy: Policy) -> None:
         self._database = database
         self._policy = policy
-        self._cutoff = cutoff
-        self._found: list[Scope] | None = None
 
-    async def eligible(self, most: float, **settings: str) -> int:
-        counted = 0
-        async with self._connection("the eligible rows", **settings) as connection:
-            for scope in await self._scopes(connection):
-                if math.isinf(most):
-                    counted += await estimates.count_all(connection, scope.eligible)
-                elif counted < most:
-                    counted += await estimates.count(connection, scope.eligible, most=_whole(most - counted))
-        return counted
-
-    async def rows(self, most: float) -> int:
-        async with self._connection("the rows") as connection:
-            return await blast.rows(connection, self._policy.target, most=_whole(most))
-
-    async def _scopes(self, connection: asyncpg.Connection) -> list[Scope]:
-        """Asked once: the catalog of many partitions takes its time."""
-        if self._found is None:
-            self._found = await members.scopes(connection, self._policy, self._cutoff)
-        return self._found
-
-    async def both(self, most: float, *, already: int) -> tuple[int, int | None]:
+    async def both(
+        self, scopes: Sequence[Scope], most: float, *, already: int, expected: float, nulls: float
+    ) -> tuple[int, int | None]:
         """Eligible rows, and as many of the table's as tell whether they are too large a share of it (None: they
         can't be). Two backends count at the same time: the other one as many rows as the estimates ask for, of those
         that are never eligible where there are enough. An index of live rows has them at hand, and they are fewer.
+
+        `expected` (with those that are gone already) and `nulls` are the estimates.
         """
         share = self._policy.max_share
         if share >= 1:
-            return await self.eligible(most), None
-        expected = already + await self._expected(most)
+            return await self._eligible(scopes, most), None
         others = AMPLE * expected * (1 - share) / share
-        by_nulls = await self._nulls_expected() >= others
+        by_nulls = nulls >= others
         guess = others if by_nulls else AMPLE * expected / share
         counted: int | Exception = 0
 
         async def count_others() -> None:
             nonlocal counted
             try:
-                counted = await (self._nulls(guess) if by_nulls else self.rows(guess))
+                counted = await (self._nulls(guess) if by_nulls else self._rows(guess))
             except Exception as exc:
                 counted = exc
 
         async with alongside(count_others()) as counting:
-            eligible = await self.eligible(most)
+            eligible = await self._eligible(scopes, most)
             needed = math.ceil((already + eligible) / share)
             if guess <= FAR_OFF * needed:
                 await counting
@@ -173,24 +168,23 @@ class _Counting:
                 found = eligible + counted if by_nulls else counted
                 if already + found >= needed:
                     return eligible, found
-        return eligible, await self.rows(needed)
+        return eligible, await self._rows(needed)
+
+    async def _eligible(self, scopes: Sequence[Scope], most: float) -> int:
+        async with self.connection("the eligible rows") as connection:
+            return await _eligible(connection, scopes, most)
+
+    async def _rows(self, most: float) -> int:
+        async with self.connection("the rows") as connection:
+            return await blast.rows(connection, self._policy.target, most=_whole(most))
 
     async def _nulls(self, most: float) -> int:
-        async with self._connection("the rows") as connection:
+        async with self.connection("the rows") as connection:
             return await blast.never_eligible(connection, self._policy.target, most=_whole(most))
 
-    async def _nulls_expected(self) -> float:
-        async with self._connection("the rows") as connection:
-            return await blast.never_eligible_expected(connection, self._policy.target)
-
-    async def _expected(self, most: float) -> float:
-        async with self._connection("the eligible rows") as connection:
-            scopes = await self._scopes(connection)
-            expected = sum([await estimates.expected(connection, scope.eligible) for scope in scopes])
-        return min(most, max(expected, LEAST_ROWS))
-
     @asynccontextmanager
-    async def _connection(self, what: str, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+    async def connection(self, what: str, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+        """For a count of `what`. Raises CountFailed."""
         begun = time.monotonic()
         longest = f"{LONGEST_COUNT.total_seconds():.0f}s"
         try:

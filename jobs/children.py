@@ -1,12 +1,12 @@
 """What becomes of rows that point to those that a purge deletes: read from the catalog, decided by the policy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
 
 from db import references
-from db.references import CASCADE, SET_DEFAULT, SET_NULL, Reference
+from db.references import CASCADE, SET_DEFAULT, SET_NULL, Graph, Reference
 from db.trees import Edge, Tree
 from jobs.failures import Refused
 from jobs.policies import Children
@@ -16,16 +16,16 @@ class ChildrenUndeclared(Refused):
     """Other tables point to rows that would go, and the policy does not say what becomes of theirs."""
 
 
-async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, Children], *, table: str) -> Tree:
+async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, Children], graph: Graph) -> Tree:
     """Walk the foreign keys that point to the relation, and to what is deleted with it.
 
-    `table`, quoted, is what the policy names. Of a table that others inherit from, foreign keys point to each one's own
-    rows alone: what is declared must suit them all together.
+    The graph is that around the policy's table. Where others inherit from it, foreign keys point to each one's own rows
+    alone: what is declared must suit them all together.
 
     Raises ChildrenUndeclared, and Refused for a declared table that points to none of them.
     """
-    everything = await references.all_of(connection)
-    family, whole = await references.family(connection, oid), await references.below(connection, table)
+    everything, whole = graph.references, graph.whole
+    family = await references.family(connection, oid)
     walk = await _walk(connection, everything, family | whole, declared)
     if walk.undeclared:
         raise _undeclared(walk.undeclared)
@@ -60,7 +60,7 @@ class _Walk:
 
 
 async def _walk(
-    connection: asyncpg.Connection, everything: list[Reference], start: set[int], declared: Mapping[str, Children]
+    connection: asyncpg.Connection, everything: Sequence[Reference], start: set[int], declared: Mapping[str, Children]
 ) -> _Walk:
     walk, seen, ahead = _Walk(), set(start), [start]
     while ahead:
@@ -85,7 +85,7 @@ async def _walk(
     return walk
 
 
-def _declared(reference: Reference, declared: Mapping[str, Children], everything: list[Reference]) -> str | None:
+def _declared(reference: Reference, declared: Mapping[str, Children], everything: Sequence[Reference]) -> str | None:
     """Under which name the policy declares the reference's table. Without a schema it must be clear which one it is."""
     if reference.name in declared:
         return reference.name

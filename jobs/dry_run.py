@@ -8,20 +8,21 @@ from typing import Any
 
 import asyncpg
 
-from db import blast, estimates
+from db import blast, estimates, relations
 from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
 from db.relations import Relation
 from db.targets import Target
-from jobs import members, plans
+from jobs import plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.children import ChildrenUndeclared
 from jobs.failures import Refused
 from jobs.policies import Policy
 from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
 from jobs.run import Run, isoformat
-from jobs.ways import Scope, choose, statements_of
+from jobs.scopes import Scope, Scopes
+from jobs.ways import choose, statements_of
 
 LONGEST_COUNT = timedelta(minutes=30)
 # Rows per second of the record in docs/benchmarks.md, rounded down, for a table that no run has purged yet.
@@ -75,8 +76,9 @@ async def _counted(
     pace, target = run.wishes.pace or "full", policy.target
     speed = await estimates.usual_speed(connection, target, pace=pace)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        present = await members.present(connection, target)
-        found = [await _look(connection, relation, policy, cutoff) for relation in present]
+        scopes = Scopes(policy, cutoff)
+        present = await relations.all_of(connection, target)
+        found = [await _look(connection, relation, scopes) for relation in present]
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
     eligible = sum(look.census.eligible for look in found)
@@ -117,8 +119,8 @@ class _Look:
     refused: str | None
 
 
-async def _look(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> _Look:
-    scope, undeclared = await _scope(connection, relation, policy, cutoff)
+async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> _Look:
+    scope, undeclared = await _scope(connection, relation, scopes)
     eligible = scope.eligible
     choice = await choose(connection, eligible, await estimates.table(connection, eligible.target))
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
@@ -128,11 +130,9 @@ async def _look(connection: asyncpg.Connection, relation: Relation, policy: Poli
     return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
-async def _scope(
-    connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime
-) -> tuple[Scope, str | None]:
+async def _scope(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> tuple[Scope, str | None]:
     """What would go of it, and why nothing would as long as the policy does not declare its children."""
     try:
-        return await members.scope(connection, relation, policy, cutoff), None
+        return await scopes.of(connection, relation), None
     except ChildrenUndeclared as exc:
-        return Scope(await members.resolved(connection, relation, policy.target, cutoff), before=""), str(exc)
+        return Scope(await scopes.rows(connection, relation), before=""), str(exc)

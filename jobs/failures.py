@@ -17,7 +17,7 @@ Refused
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
-  NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/ways.py)
+  NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/scopes.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
   HoldUnclear      nobody can say which rows a hold is over (db/held.py)
   GivenUp          one worker after the other has died of it

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from jobs.blast import weigh
 from jobs.hours import require_open
-from jobs.policies import Policy
 from jobs.run import Run
+from jobs.scopes import Scopes
 
 
 class Gate:
@@ -17,21 +17,18 @@ class Gate:
     somebody may make a mistake. Where an operator raises its limit (`lowtide pace`) it is weighed with the new one.
     """
 
-    def __init__(
-        self, run: Run, policy: Policy, cutoff: datetime, *, now: Callable[[], datetime], limit: int | None
-    ) -> None:
+    def __init__(self, run: Run, scopes: Scopes, *, now: Callable[[], datetime], limit: int | None) -> None:
         self._run = run
-        self._policy = policy
-        self._cutoff = cutoff
+        self._scopes = scopes
         self._now = now
         self._limit = math.inf if limit is None else limit
         self._weighed = -1.0  # how many rows it may delete as far as anybody has looked
 
     async def __call__(self) -> None:
-        require_open(self._policy, now=self._now())
+        require_open(self._scopes.policy, now=self._now())
         if self._run.most_rows is not None:
             return
         wanted = max(self._limit, self._run.wishes.max_rows or 0)
         if wanted > self._weighed:
-            await weigh(self._run, self._policy, self._cutoff, most=wanted)
+            await weigh(self._run, self._scopes, most=wanted)
             self._weighed = wanted

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import asyncpg
 
-from db import estimates, fitness, queryplans, relations
+from db import estimates, fitness, queryplans, references, relations
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
 from db.targets import Target, quoted
+from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
 from jobs import children
 from jobs.children import ChildrenUndeclared
@@ -184,12 +185,8 @@ async def _index_of(connection: asyncpg.Connection, target: Target) -> Fact | No
 
 
 async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    oid = await _oid(connection, policy)
-    along = (
-        []
-        if oid is None
-        else (await children.tree(connection, oid, policy.children, table=policy.target.relation)).along.values()
-    )
+    tree = await _tree(connection, policy)
+    along = [] if tree is None else tree.along.values()
     unindexed = await queryplans.unindexed_references(connection, [policy.target.relation, *along])
     slow = [reference for reference in unindexed if reference.blocks > SMALL_BLOCKS]
     return [
@@ -207,24 +204,26 @@ async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[
 
 
 async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    oid = await _oid(connection, policy)
-    if oid is None:
-        return []
     try:
-        tree = await children.tree(connection, oid, policy.children, table=policy.target.relation)
+        tree = await _tree(connection, policy)
     except ChildrenUndeclared as exc:
         told, _, advice = str(exc).partition(". Nothing was deleted. ")
         return [Fact("children", "fault", told, advice)]
     except Refused as exc:
         return [Fact("children", "fault", str(exc), "Leave it out, or write another name")]
+    if tree is None:
+        return []
     named = [f"{edge.reference.name} {'goes along' if edge.deletes else 'keeps rows'}" for edge in tree.edges]
     return [Fact("children", "ok", ", ".join(named) or "nothing points to its rows")]
 
 
-async def _oid(connection: asyncpg.Connection, policy: Policy) -> int | None:
-    """Of one of its relations with rows; None where it has none yet. Foreign keys are those of the whole table."""
+async def _tree(connection: asyncpg.Connection, policy: Policy) -> Tree | None:
+    """From one of its relations with rows; None where it has none yet. Foreign keys are those of the whole table."""
     relation = await relations.following(connection, policy.target, oid=0)
-    return None if relation is None else relation.oid
+    if relation is None:
+        return None
+    graph = await references.graph(connection, policy.target.relation)
+    return await children.tree(connection, relation.oid, policy.children, graph)
 
 
 def _own(family: list[Relation]) -> list[Relation]:

@@ -3,27 +3,22 @@
 The cursor: `member` is the oid of the relation that is worked on, `before_it` what came of those before it.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import asyncpg
-
-from db import columns, estimates, held, relations
+from db import estimates, relations
 from db.estimates import Kept
 from db.relations import Relation
 from db.targets import Eligible, Target
-from jobs import children, passes
+from jobs import passes
 from jobs.health import Health
 from jobs.looks import LONGEST_LOOK_S, LookTookTooLong, looking
 from jobs.partitions import bring_back, drop_whole
 from jobs.passes import Outcome
-from jobs.policies import Policy
 from jobs.run import Run
-from jobs.ways import NotATable, Scope
+from jobs.scopes import Scopes
 
 MOST_REASONS = 5
-ORDINARY = "r"
 
 
 @dataclass
@@ -62,15 +57,16 @@ class Total:
             self.blocked_by[constraint] = self.blocked_by.get(constraint, 0) + rows
 
 
-async def purge(run: Run, policy: Policy, cutoff: datetime, *, health: Health) -> Total:
+async def purge(run: Run, scopes: Scopes, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
+    policy = scopes.policy
     total = Total(**run.cursor.get("before_it", {}))
     await bring_back(run.database, policy.target.relation)
     while (relation := await _present(run, policy.target)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
-            present = await scope(connection, relation, policy, cutoff)
+            present = await scopes.of(connection, relation)
         behind = {"next": relation.oid + 1} | _lasting(run)
         whole = (
             relation.is_partition and not relation.is_all and policy.partitions == "drop" and "pass" not in run.cursor
@@ -118,47 +114,3 @@ async def _present(run: Run, target: Target) -> Relation | None:
 def _lasting(run: Run) -> dict[str, Any]:
     """What of the cursor holds for the whole run."""
     return {name: run.cursor[name] for name in ("standbys",) if name in run.cursor}
-
-
-async def resolved(connection: asyncpg.Connection, relation: Relation, target: Target, cutoff: datetime) -> Eligible:
-    """The eligible rows of this relation. Raises NotATable, UnfitColumn."""
-    if relation.kind != ORDINARY:
-        raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
-    return await columns.eligible(connection, relation.as_target(target), cutoff=cutoff)
-
-
-async def scopes(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Scope]:
-    """What goes of all relations, one after the other. Raises as `scope`."""
-    return [await scope(connection, relation, policy, cutoff) for relation in await present(connection, policy.target)]
-
-
-async def present(connection: asyncpg.Connection, target: Target) -> list[Relation]:
-    """All relations that the table consists of now."""
-    found: list[Relation] = []
-    while following := await relations.following(connection, target, oid=found[-1].oid + 1 if found else 0):
-        found.append(following)
-    return found
-
-
-async def scope(connection: asyncpg.Connection, relation: Relation, policy: Policy, cutoff: datetime) -> Scope:
-    """What goes of this relation, and with it. Raises NotATable, ChildrenUndeclared, Refused."""
-    eligible = await resolved(connection, relation, policy.target, cutoff)
-    tree = await children.tree(connection, relation.oid, policy.children, table=policy.target.relation)
-    holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
-    unheld = holds.unheld(eligible.target.relation)
-    eligible = replace(
-        eligible, whole=False, unheld=None if unheld == "true" else unheld, blocked=tree.blocked(eligible, relation.oid)
-    )
-    conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
-    tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-    along = tree.count(eligible, relation.oid) if tree.along or tree.loosened else None
-    return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, along)
-
-
-KINDS = {
-    "v": "is a view",
-    "m": "is a materialized view: REFRESH brings its rows back",
-    "f": "is a foreign table: purge where its rows are stored",
-    "S": "is a sequence",
-    "c": "is a composite type",
-}

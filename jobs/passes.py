@@ -11,9 +11,10 @@ from jobs.health import Health
 from jobs.looks import LONGEST_LOOK_S, LookTookTooLong, looking
 from jobs.queryplans import guard
 from jobs.run import Run
+from jobs.scopes import Scope
 from jobs.sweep import sweep
 from jobs.values import Values
-from jobs.ways import AHEAD_ROWS, Scope, choose, counter, statements_of
+from jobs.ways import AHEAD_ROWS, choose, counter, statements_of
 
 MOST_PASSES = 5
 PASSED_OVER = ("locked", "held", "blocked", "slow")
@@ -80,6 +81,8 @@ async def _begin(run: Run, scope: Scope, left: int | None, health: Health) -> No
     else:
         way, told = await _choose(run, scope)
     async with run.database.autocommit() as connection:
+        # A slice that comes later must not take a standby that is gone for one that never was.
+        standbys = run.cursor["standbys"] if "standbys" in run.cursor else await health.remember(connection)
         table = await estimates.table(connection, scope.eligible.target)
     start = Blocks.start(blocks=table.blocks) if way == "blocks" else Values.start()
     if "ended" in run.cursor and left != AHEAD_ROWS:  # few are left, as far as anybody knows
@@ -91,20 +94,11 @@ async def _begin(run: Run, scope: Scope, left: int | None, health: Health) -> No
         "way": way,
         "told": told,
         "filenode": table.filenode,
-        "next_xid": table.next_xid,
+        "next_xid": table.next_xid if table.acts_alone else None,
         "rows_before": run.rows_done,
         "batches_before": run.batches,
-        "standbys": await _standbys(run, health),
+        "standbys": standbys,
     }
-
-
-async def _standbys(run: Run, health: Health) -> list[str]:
-    """Those that were there when the run began: a slice that comes later must not take a gone one for none."""
-    if "standbys" not in run.cursor:
-        async with run.database.autocommit() as connection:
-            return await health.remember(connection)
-    names: list[str] = run.cursor["standbys"]
-    return names
 
 
 async def _choose(run: Run, scope: Scope) -> tuple[str, str]:
@@ -143,18 +137,18 @@ async def _nobody_wrote(connection: asyncpg.Connection, run: Run, eligible: Elig
 
     Then no row has moved, none has become eligible, and the pass has met all there were: the look at the end, which
     costs up to a third of the pass, has nothing to find. Whoever else writes, anywhere in the server, uses an id, and
-    none was open when the pass began. Our own DELETE may write more than it says, by a trigger, a rule or a cascade;
-    a row passed over and a limit leave rows behind all the same; and a `where` may depend on more than the table.
+    none was open when the pass began. Our own DELETE may write more than it says, by a trigger, a rule or a cascade:
+    then the cursor has no id, and whoever makes one meanwhile uses an id too. A row passed over and a limit leave rows
+    behind all the same; and a `where` may depend on more than the table.
     """
     if run.wishes.max_rows is not None or run.spent or eligible.target.where is not None or eligible.kept:
         return False
     if any(_left_behind(run, *PASSED_OVER, "touched").values()):
         return False
-    table = await estimates.table(connection, eligible.target)
-    ours = run.batches - int(run.cursor["batches_before"])
-    if not table.acts_alone or table.next_xid is None or run.cursor["next_xid"] is None:
+    if run.cursor["next_xid"] is None or (next_xid := await estimates.next_xid(connection)) is None:
         return False
-    return table.next_xid - int(run.cursor["next_xid"]) == ours
+    ours: int = run.batches - run.cursor["batches_before"]
+    return next_xid - int(run.cursor["next_xid"]) == ours
 
 
 def _removed(run: Run) -> int:

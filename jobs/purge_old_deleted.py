@@ -7,13 +7,13 @@ the cursor behind it, so running again goes on where it stopped. It never touche
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
-from db import leases
+from db import leases, relations
 from db.partitions import NAMED
 from db.trees import CHILD
 from jobs import audit, members, plans
+from jobs.background import alongside
 from jobs.dry_run import count
 from jobs.failures import Waiting
 from jobs.gate import Gate
@@ -22,6 +22,7 @@ from jobs.hours import Clock, require_open, server_clock
 from jobs.policies import Broken, Policy
 from jobs.purge_payload import PurgeOldDeleted, keep_for, policy_for, wishes_for
 from jobs.run import Run, isoformat
+from jobs.scopes import Scopes
 from jobs.upkeep import after_purge
 
 
@@ -59,22 +60,26 @@ async def purge_old_deleted(
         )
     if payload.dry_run:
         return await count(run, policy, cutoff, keep=keep)
-    run.may_work = Gate(run, policy, cutoff, now=now, limit=wishes.max_rows)
-    result = await _purge(run, policy, cutoff)
+    scopes = Scopes(policy, cutoff)
+    run.may_work = Gate(run, scopes, now=now, limit=wishes.max_rows)
+    # Counts and batches want a second connection: it is opened while the first one is at the questions before them.
+    async with alongside(run.database.open_one_more()):
+        await audit.begin(run, scopes)
+        result = await _purge(run, scopes)
     async with run.database.autocommit() as connection:
-        targets = [relation.as_target(policy.target) for relation in await members.present(connection, policy.target)]
+        present = await relations.all_of(connection, policy.target)
+    targets = [relation.as_target(policy.target) for relation in present]
     if (upkeep := await after_purge(run, policy, targets, now=now)) is not None:
         result["vacuum"] = upkeep
     return result
 
 
-async def _purge(run: Run, policy: Policy, cutoff: datetime) -> dict[str, Any]:
-    await audit.begin(run, policy, cutoff)
-    health = Health(policy.target.relation, standbys=run.cursor.get("standbys"))
-    outcome = await members.purge(run, policy, cutoff, health=health)
+async def _purge(run: Run, scopes: Scopes) -> dict[str, Any]:
+    health = Health(scopes.policy.target.relation, standbys=run.cursor.get("standbys"))
+    outcome = await members.purge(run, scopes, health=health)
     result = {
         "purged": run.rows_done,
-        "cutoff": isoformat(cutoff),
+        "cutoff": isoformat(scopes.cutoff),
         "batches": run.batches,
         "skipped": outcome.over,
         "remaining": outcome.remaining,

@@ -61,7 +61,7 @@ async def require_rights(
 ) -> list[dict[str, Any]]:
     """The statements' query plans. Raises RightsMissing where our role may not execute one of them."""
     try:
-        return [await queryplans.explain(connection, given) for given in statements]
+        return await queryplans.explain_each(connection, statements)
     except asyncpg.InsufficientPrivilegeError as exc:
         raise await _rights_missing(connection, target, server_message(exc)) from exc
 

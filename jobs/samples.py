@@ -7,9 +7,9 @@ import asyncpg
 from db import plans
 from db.engine import Database
 from db.faults import server_message
-from jobs import members
 from jobs.failures import Refused
 from jobs.policies import Policy
+from jobs.scopes import Scopes
 
 ROWS, COLUMNS, CHARACTERS = 5, 6, 40
 LONGEST = "5s"
@@ -20,7 +20,7 @@ async def sample(database: Database, policy: Policy, cutoff: datetime) -> list[d
     found: list[dict[str, str | None]] = []
     try:
         async with database.tuned(statement_timeout=LONGEST, default_transaction_read_only="on") as connection:
-            for scope in await members.scopes(connection, policy, cutoff):
+            for scope in await Scopes(policy, cutoff).all(connection):
                 if len(found) < ROWS:
                     most = ROWS - len(found)
                     found += await plans.sample(

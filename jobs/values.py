@@ -17,8 +17,9 @@ from db.targets import Eligible
 from db.windows import Bound, Look, Place, Span
 from jobs.looks import looking
 from jobs.run import Run
+from jobs.scopes import Scope
 from jobs.sweep import BY_INDEX, Window
-from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge, Scope
+from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge
 
 BEFORE_ALL = Place(0)
 

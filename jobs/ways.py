@@ -13,10 +13,10 @@ from db.batches import Change
 from db.estimates import Table
 from db.queryplans import Stated
 from db.targets import Eligible
-from db.trees import ALL, Limits, Tree
+from db.trees import ALL, Limits
 from db.windows import Part
-from jobs.failures import Refused
 from jobs.run import Run
+from jobs.scopes import Scope
 from jobs.sweep import BY_INDEX, Branch, Window
 
 # Below this share of eligible rows a block, looking them up costs less than reading every block. Measured: a block that
@@ -28,10 +28,6 @@ SMALL_BLOCKS = 1000
 # without the table, ten million a second.
 AHEAD_ROWS, STEP_ROWS = 20_000, 50
 Name = Literal["blocks", "index"]
-
-
-class NotATable(Refused):
-    pass
 
 
 @dataclass(frozen=True)
@@ -83,17 +79,6 @@ def counter(run: Run, why: str) -> str:
     """Of rows of this relation that the present pass leaves behind: `locked`, `slow`, `blocked`, or `touched` (windows
     of which locked rows may be left)."""
     return f"{why}_in_pass_{run.cursor['pass']}_of_{run.cursor['member']}"
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a purge deletes of one relation."""
-
-    eligible: Eligible
-    before: str  # what each batch says first: that no other holds have come
-    tree: Tree | None = None  # where more goes than the rows themselves
-    mutual: bool = False  # whether rows of the policy's own table may keep each other
-    along: str | None = None  # a query of how many rows go along, or are changed, by table; None: there are none
 
 
 @dataclass

@@ -11,11 +11,12 @@ import pytest
 from db import estimates, holds, relations, trees
 from db.engine import Database
 from db.targets import Target
-from jobs import members, sweep, ways
+from jobs import sweep, ways
 from jobs.blocks import Blocks
 from jobs.catalog import jobs
 from jobs.life import Life
 from jobs.policies import Children, Policy
+from jobs.scopes import Scopes
 from jobs.values import Values
 from tests.eventually import eventually
 from tests.jobs.test_sweep import another
@@ -525,7 +526,7 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
         relation = await relations.following(connection, policy.target, oid=0)
         assert relation is not None
         cutoff = await estimates.cutoff(connection, keep=policy.keep)
-        scope = await members.scope(connection, relation, policy, cutoff)
+        scope = await Scopes(policy, cutoff).of(connection, relation)
         assert scope.along is not None
         counted = await connection.fetchval(scope.along)
     assert counted == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}

@@ -1,0 +1,92 @@
+"""What a purge deletes of each relation that its table consists of, and what goes with it: read from the catalog."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import asyncpg
+
+from db import columns, held, references, relations
+from db.references import Graph
+from db.relations import Relation
+from db.targets import Eligible
+from db.trees import Tree
+from jobs import children
+from jobs.failures import Refused
+from jobs.policies import Policy
+
+ORDINARY = "r"
+KINDS = {
+    "v": "is a view",
+    "m": "is a materialized view: REFRESH brings its rows back",
+    "f": "is a foreign table: purge where its rows are stored",
+    "S": "is a sequence",
+    "c": "is a composite type",
+}
+
+
+class NotATable(Refused):
+    pass
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a purge deletes of one relation."""
+
+    eligible: Eligible
+    before: str  # what each batch says first: that no other holds have come
+    tree: Tree | None = None  # where more goes than the rows themselves
+    mutual: bool = False  # whether rows of the policy's own table may keep each other
+    along: str | None = None  # a query of how many rows go along, or are changed, by table; None: there are none
+
+
+class Scopes:
+    """Each relation is looked at once, and what is the same for all of them too.
+
+    Good for a slice: the next one looks again. A hold that is added meanwhile is seen all the same, by each batch.
+    """
+
+    def __init__(self, policy: Policy, cutoff: datetime) -> None:
+        self.policy = policy
+        self.cutoff = cutoff
+        self._whole: Eligible | None = None
+        self._graph: Graph | None = None
+        self._found: dict[int, Scope] = {}
+
+    async def whole(self, connection: asyncpg.Connection) -> Eligible:
+        """The eligible rows of the whole table, whatever keeps some of them. Raises UnfitColumn."""
+        if self._whole is None:
+            self._whole = await columns.eligible(connection, self.policy.target, cutoff=self.cutoff)
+        return self._whole
+
+    async def rows(self, connection: asyncpg.Connection, relation: Relation) -> Eligible:
+        """The same of one relation. Raises NotATable, UnfitColumn."""
+        if relation.kind != ORDINARY:
+            raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
+        whole = await self.whole(connection)
+        return replace(whole, target=relation.as_target(self.policy.target), whole=False)
+
+    async def of(self, connection: asyncpg.Connection, relation: Relation) -> Scope:
+        """Raises NotATable, UnfitColumn, ChildrenUndeclared, Refused."""
+        if relation.oid not in self._found:
+            self._found[relation.oid] = await self._look(connection, relation)
+        return self._found[relation.oid]
+
+    async def all(self, connection: asyncpg.Connection) -> list[Scope]:
+        """Of the relations that there are now, one after the other. Raises as `of`."""
+        present = await relations.all_of(connection, self.policy.target)
+        return [await self.of(connection, relation) for relation in present]
+
+    async def _look(self, connection: asyncpg.Connection, relation: Relation) -> Scope:
+        eligible = await self.rows(connection, relation)
+        if self._graph is None:
+            self._graph = await references.graph(connection, self.policy.target.relation)
+        tree = await children.tree(connection, relation.oid, self.policy.children, self._graph)
+        holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
+        unheld = holds.unheld(eligible.target.relation)
+        eligible = replace(
+            eligible, unheld=None if unheld == "true" else unheld, blocked=tree.blocked(eligible, relation.oid)
+        )
+        conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
+        tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
+        along = tree.count(eligible, relation.oid) if tree.along or tree.loosened else None
+        return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, along)
