@@ -11,6 +11,7 @@ import asyncpg
 from db.refusals import Refused
 from db.targets import BIGINT, PER_SECOND, TIMESTAMPTZ, Eligible, Target, literal
 
+DATES = ("date", "timestamp without time zone", TIMESTAMPTZ)
 INTEGERS = ("smallint", "integer", "bigint")
 TYPE = """
     SELECT format_type(coalesce(nullif(t.typbasetype, 0), a.atttypid), NULL)

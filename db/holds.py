@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import audit
 from db.faults import sqlstate
 from db.refusals import Refused
+from db.relations import no_table
 from db.targets import quoted
 
 LOCK_TIMEOUT_S = 10  # batches last tens of milliseconds; so long waits only who meets one that hangs
@@ -21,7 +22,6 @@ LOCKED, TIMED_OUT = "55P03", "57014"
 LONGEST_VALUE_BYTES = 1000
 MOST_COUNTED = 10_000
 LONGEST_COUNT_S = 2
-KINDS = {"f": "a foreign table", "v": "a view", "m": "a materialized view", "i": "an index", "S": "a sequence"}
 # What makes a value none of a type: all of class 22, and a domain's condition.
 NO_VALUE = ("22", "23514", "23502")
 
@@ -115,8 +115,8 @@ async def place(session: AsyncSession, *, table: str, column: str) -> Place:
     row = (await session.execute(TABLE, {"table": table})).one_or_none()
     if row is None:
         raise HoldRefused(f"there is no table {table!r}; write it as schema.table, to the letter")
-    if row.kind not in {"r", "p"}:
-        raise HoldRefused(f"{row.name} is {KINDS.get(row.kind, 'no table')}: no purge deletes from it")
+    if (told := no_table(row.kind)) is not None:
+        raise HoldRefused(f"{row.name} {told[0]}: no purge deletes from it. {told[1]}")
     kind = (await session.execute(COLUMN, {"oid": row.oid, "column": column})).scalar_one_or_none()
     if kind is None:
         known = (await session.execute(COLUMNS, {"oid": row.oid})).scalar_one()

@@ -6,6 +6,19 @@ import asyncpg
 
 from db.targets import Target
 
+ORDINARY, PARTITIONED = "r", "p"
+# By pg_class.relkind: what a purge deletes nothing from, and what to do instead.
+NO_TABLES = {
+    "v": ("is a view", "Name the table that its rows are in"),
+    "m": ("is a materialized view", "Purge the tables that it is made from, and REFRESH it"),
+    "f": ("is a foreign table", "Purge where its rows are stored"),
+    "S": ("is a sequence", "Name a table"),
+    "i": ("is an index", "Name its table"),
+    "I": ("is an index", "Name its table"),
+    "c": ("is a type", "Name a table"),
+    "t": ("holds long values of another table", "Name that one"),
+}
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -39,6 +52,11 @@ FROM = """
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT $3
 """
+
+
+def no_table(kind: str) -> tuple[str, str] | None:
+    """Why nothing can be deleted from what is of this kind, and what to do instead; None of a table."""
+    return None if kind in {ORDINARY, PARTITIONED} else NO_TABLES.get(kind, ("is no table", "Name one"))
 
 
 async def following(connection: asyncpg.Connection, target: Target, *, oid: int) -> Relation | None:

@@ -12,7 +12,8 @@ from db.fields import Id
 from jobs.failures import NotAllowed, NotFound
 from jobs.fields import Payload
 from jobs.run import Run
-from jobs.sweep import BY_INDEX, Window, sweep
+from jobs.sweep import sweep
+from jobs.window import BY_INDEX, Window
 
 MOST_PASSES = 5
 BEFORE_ALL = -(2**63)

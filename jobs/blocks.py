@@ -6,8 +6,8 @@ from typing import Any
 from db import windows
 from db.windows import Place
 from jobs.run import Run
-from jobs.sweep import BY_INDEX, Window
 from jobs.ways import Purge
+from jobs.window import BY_INDEX, Window
 
 # MaxHeapTuplesPerPage of PostgreSQL at its block size of 8 kB: (8192 - 24) / (24 + 4).
 POINTERS = 291

@@ -6,6 +6,7 @@ from dataclasses import replace
 import asyncpg
 
 from db import estimates, fitness, queryplans, references, relations
+from db.columns import DATES, INTEGERS
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
@@ -22,20 +23,6 @@ from jobs.queryplans import SMALL_BLOCKS
 STATEMENT_TIMEOUT = "2s"
 MOST_NAMED = 5
 UNKNOWN = "unknown"  # what a fact is about that could not be told in its time
-TABLE_KINDS = ("r", "p")
-# Of pg_class.relkind.
-KINDS = {
-    "v": "is a view; name the table that its rows are in",
-    "m": "is a materialized view; purge the tables that it is made from, and REFRESH it",
-    "f": "is a foreign table; purge where its rows are stored",
-    "S": "is a sequence; name a table",
-    "i": "is an index; name its table",
-    "I": "is an index; name its table",
-    "c": "is a type; name a table",
-    "t": "holds long values of another table; name that one",
-}
-DATES = ("date", "timestamp without time zone", "timestamp with time zone")
-INTEGERS = ("smallint", "integer", "bigint")
 # Where one of them is at fault, nothing else can be told.
 FIRST = ("table", "rights", "row security", "column", "children")
 # What a run's own guard looks at once more, before its first batch (jobs/queryplans.py): they disable no policy here.
@@ -73,9 +60,8 @@ async def _table(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
         return [Fact("table", "fault", f"there is no {target.name}", f"Names are taken as they are written.{there_is}")]
     own = _own(family)
     for relation in own:
-        if relation.kind not in TABLE_KINDS:
-            told, _, advice = KINDS.get(relation.kind, "is no table; name one").partition("; ")
-            return [Fact("table", "fault", f"{relation.name} {told}", advice.capitalize())]
+        if (told := relations.no_table(relation.kind)) is not None:
+            return [Fact("table", "fault", f"{relation.name} {told[0]}", told[1])]
     if own[0].is_temporary:
         return [Fact("table", "fault", f"{target.name} is a temporary table of one session", "Name one that stays")]
     below = sum(relation.kind == "r" for relation in own[1:])

@@ -16,7 +16,8 @@ from db.tasks import Kind
 from jobs.failures import NotFound, TasksRefused
 from jobs.fields import Payload
 from jobs.run import Run
-from jobs.sweep import BY_INDEX, Window, sweep
+from jobs.sweep import sweep
+from jobs.window import BY_INDEX, Window
 
 REFUSED = ("missing", "deleted", "archived", "forbidden")
 

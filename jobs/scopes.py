@@ -14,15 +14,6 @@ from jobs import children
 from jobs.failures import Refused
 from jobs.policies import Policy
 
-ORDINARY = "r"
-KINDS = {
-    "v": "is a view",
-    "m": "is a materialized view: REFRESH brings its rows back",
-    "f": "is a foreign table: purge where its rows are stored",
-    "S": "is a sequence",
-    "c": "is a composite type",
-}
-
 
 class NotATable(Refused):
     pass
@@ -60,8 +51,8 @@ class Scopes:
 
     async def rows(self, connection: asyncpg.Connection, relation: Relation) -> Eligible:
         """The same of one relation. Raises NotATable, UnfitColumn."""
-        if relation.kind != ORDINARY:
-            raise NotATable(f"{relation.name} {KINDS.get(relation.kind, 'is no table')}: rows can't be purged there")
+        if (told := relations.no_table(relation.kind)) is not None:
+            raise NotATable(f"{relation.name} {told[0]}: no row of it can be deleted. {told[1]}")
         whole = await self.whole(connection)
         return replace(whole, target=relation.as_target(self.policy.target), whole=False)
 

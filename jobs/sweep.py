@@ -1,30 +1,28 @@
 """The one loop that changes rows in bulk: window by window, each a batch of its own, each row read once.
 
-A way says what the windows are (ranges of places, of keys, chunks of ids). The loop sizes them to the pace's target
-time, commits each with its cursor, passes over rows that others hold, takes back what takes too long, and gives way in
-between. Purge, archive and mark-completed all walk with it.
+A way says what the windows are (jobs/window.py). The loop sizes them to the pace's target time, commits each with its
+cursor, passes over rows that others hold, takes back what takes too long, and gives way in between. Purge, archive and
+mark-completed all walk with it.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 import asyncpg
 
 from db import blocking
-from db.batches import Batch, Change, Done
+from db.batches import Batch, Done
 from db.faults import BLOCKED, sqlstate
 from db.trees import TOO_LARGE, stays
-from db.windows import Part
 from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
 from jobs.lanes import Lane, open_lane
 from jobs.looks import LookTookTooLong, looking
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
 from jobs.run import Run
+from jobs.window import BY_INDEX, Branch, Way, Window
 
 # After a batch that met a lock, so many more pass over locks from the start: each lock that is met costs a wait.
 PAST_LOCKS_FOR = 64
@@ -40,51 +38,7 @@ LOOK_EVERY_S = 1.0
 REPEATED = BLOCKED | {TOO_LARGE}
 # Of rows that hang on a single one, so many go in one batch at first, and at most.
 FIRST_DRAIN, LARGEST_DRAIN = 200, 5000
-# A window never reads a table from end to end, whatever statistics of another day promise.
-BY_INDEX: Mapping[str, str] = {"enable_seqscan": "off"}
 LONGEST_WAIT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Branch:
-    """What hangs on a window's single row, where that is more than one batch may take."""
-
-    look: Part  # a query: why the row must stay
-    drain: Callable[[int], Change]  # deletes so many rows of it, from the far end
-    at_once: Change  # deletes all of it: rows that point to each other in a circle have no far end
-
-
-@dataclass(frozen=True)
-class Window:
-    """What one batch covers, and where the next one starts."""
-
-    change: Change
-    cursor: dict[str, Any]
-    units: int  # its size, in the way's unit
-    past_locks: Change | None = None  # the same window, passing over rows that others hold
-    past_locks_counts: bool = True  # what it passes over: walked again, it would count twice
-    further: Change | None = None  # the same on a further lane, where the window may be walked again: counts nothing
-    branch: Branch | None = None  # for a single row
-    pass_over: Callable[[str], Change] | None = None  # for a single row: changes nothing, and counts it under a reason
-    relation: str | None = None  # the table, where its own lock is told from those of rows
-
-
-class Way(Protocol):
-    """How a table is walked. Sizes are in the way's own unit, of which a row takes at least one."""
-
-    first: int
-    largest: int
-    among_locks: bool  # whether rows that others hold are to be expected from the start
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """Of the server, while it executes the windows."""
-
-    async def windows(self, run: Run, size: int, *, most: int) -> list[Window]:
-        """The window at the run's cursor, and those after it that are known already; empty at the end of the walk.
-
-        More than one only where a window that is walked again finds nothing, and counts nothing.
-        """
 
 
 async def sweep(run: Run, way: Way, *, health: Health | None = None) -> None:

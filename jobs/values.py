@@ -18,8 +18,8 @@ from db.windows import Bound, Look, Place, Span
 from jobs.looks import looking
 from jobs.run import Run
 from jobs.scopes import Scope
-from jobs.sweep import BY_INDEX, Window
 from jobs.ways import AHEAD_ROWS, STEP_ROWS, Purge
+from jobs.window import BY_INDEX, Window
 
 BEFORE_ALL = Place(0)
 

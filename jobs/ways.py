@@ -17,7 +17,7 @@ from db.trees import ALL, Limits
 from db.windows import Part
 from jobs.run import Run
 from jobs.scopes import Scope
-from jobs.sweep import BY_INDEX, Branch, Window
+from jobs.window import BY_INDEX, Branch, Window
 
 # Below this share of eligible rows a block, looking them up costs less than reading every block. Measured: a block that
 # is read for nothing takes 5 to 10 µs, a row that is looked up 10 to 20 µs more than one that is met.
