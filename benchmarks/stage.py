@@ -73,6 +73,7 @@ async def seeded(
             deleted_every=deleted_every,
             older_every=older_every,
         )
+        await connection.execute("CREATE TABLE public.nothing (gone_at timestamptz)")  # to warm up with
         await connection.execute(more or "SELECT")
     await database.close()
     try:
