@@ -17,6 +17,7 @@ Refused
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
   RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
+  TableChanged     a column or the table itself is gone, or is something else by now (jobs/changed.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/scopes.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
   HoldUnclear      nobody can say which rows a hold is over (db/held.py)

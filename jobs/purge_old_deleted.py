@@ -12,7 +12,7 @@ from typing import Any
 from db import leases, relations
 from db.partitions import NAMED
 from db.trees import CHILD
-from jobs import audit, members, plans
+from jobs import audit, changed, members, plans
 from jobs.background import alongside
 from jobs.dry_run import count
 from jobs.failures import Waiting
@@ -62,10 +62,15 @@ async def purge_old_deleted(
         return await count(run, policy, cutoff, keep=keep)
     scopes = Scopes(policy, cutoff)
     run.may_work = Gate(run, scopes, now=now, limit=wishes.max_rows)
-    # Counts and batches want a second connection: it is opened while the first one is at the questions before them.
-    async with alongside(run.database.open_one_more()):
-        await audit.begin(run, scopes)
-        result = await _purge(run, scopes)
+    try:
+        # Counts and batches want a second connection: it is opened while the first one is at the questions before them.
+        async with alongside(run.database.open_one_more()):
+            await audit.begin(run, scopes)
+            result = await _purge(run, scopes)
+    except Exception as exc:
+        if (refused := await changed.refusal(run, policy, exc)) is None:
+            raise
+        raise refused from exc
     async with run.database.autocommit() as connection:
         present = await relations.all_of(connection, policy.target)
     targets = [relation.as_target(policy.target) for relation in present]

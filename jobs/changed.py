@@ -1,0 +1,41 @@
+"""What a purge says when its table changes under it: a column, the table itself, our rights on it."""
+
+from db import queryplans
+from db.faults import server_message, sqlstate
+from db.targets import quoted
+from jobs.failures import Refused, missing_tables
+from jobs.policies import Policy
+from jobs.queryplans import RightsMissing
+from jobs.run import Run
+
+NO_RIGHT = "42501"
+# undefined_table, undefined_column, undefined_function (an operator too), datatype_mismatch, invalid_schema_name
+NOT_THERE = {"42P01", "42703", "42883", "42804", "3F000"}
+
+
+class TableChanged(Refused):
+    """What the run's statements are about is not there any more, or is something else."""
+
+
+async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
+    """In words, and what to do; None for an error of another kind. Of the open batch nothing stands."""
+    code = sqlstate(error)
+    if isinstance(error, Refused) or code not in NOT_THERE | {NO_RIGHT} or missing_tables(error):
+        return None
+    told, target = server_message(error), policy.target
+    gone = f"{run.rows_done:,} rows are gone, and counted" if run.rows_done else "Nothing was deleted"
+    on = f"`lowtide retry {run.id}` {'goes on where it stopped' if run.rows_done else 'tries again'}"
+    detail = {"policy": policy.name, "table": target.name, "sqlstate": code}
+    if code == NO_RIGHT:
+        grant = f"GRANT SELECT, UPDATE, DELETE ON {target.relation} TO {await _role(run)}"
+        return RightsMissing(f"{told}. {gone}. Most likely: {grant}; then {on}", detail=detail)
+    return TableChanged(
+        f"{told}: {target.name} is not as the run found it, or a trigger on it fails. {gone}. See `lowtide check` for "
+        f"what policy {policy.name} lacks now; then {on}",
+        detail=detail,
+    )
+
+
+async def _role(run: Run) -> str:
+    async with run.database.autocommit() as connection:
+        return quoted(await queryplans.role(connection))
