@@ -7,6 +7,7 @@ mark-completed all walk with it.
 
 import asyncio
 import time
+from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -97,22 +98,25 @@ class _Walk:
     async def _commit(self, windows: list[Window], lanes: int) -> float:
         """Return the seconds of work. What fails among several is tried again alone: what was committed stands.
 
-        Each lane gets a stretch of the windows. Only the first one's move the run's cursor, which nothing that is open
-        ever lies before: after a crash the others' are walked again, and find nothing.
+        The first lane takes windows from the front, the others from the back, until they meet. Only the first one's
+        move the run's cursor, which nothing that is open ever lies before: after a crash the others' are walked again,
+        and find nothing.
         """
-        share = -(-len(windows) // lanes)
-        stretches = [windows[start : start + share] for start in range(0, len(windows), share)]
         begun = time.monotonic()
-        on = [await self._lane(number) for number in range(len(stretches))]
-        outcomes = await asyncio.gather(*map(self._on, on, stretches), return_exceptions=True)
-        done: list[list[Done]] = []
+        on = [await self._lane(number) for number in range(min(lanes, len(windows)))]
+        left, done = deque(windows), [list[tuple[Window, Done]]() for _ in on]
+        outcomes = await asyncio.gather(
+            *(self._take(left, lane, did, lanes=len(on)) for lane, did in zip(on, done, strict=True)),
+            return_exceptions=True,
+        )
         for lane, outcome in zip(on, outcomes, strict=True):
-            if not isinstance(outcome, BaseException):
-                done.append(outcome)
-            elif not (isinstance(outcome, asyncpg.PostgresError) and _may_be_repeated(outcome, lane)):
+            if isinstance(outcome, BaseException) and not (
+                isinstance(outcome, asyncpg.PostgresError) and _may_be_repeated(outcome, lane)
+            ):
                 raise outcome
-        if len(done) == len(stretches):
-            return self._learn(stretches, done)
+        if not any(outcomes):
+            whole = sum(map(len, done)) == len(windows)
+            return self._learn(done, behind=windows[-1] if whole else done[0][-1][0] if done[0] else None)
         if self._past_locks_for <= 0 and any(map(_met_a_lock, outcomes)):
             self._past_locks_for = PAST_LOCKS_FOR  # somebody's row, most likely
         else:
@@ -120,12 +124,29 @@ class _Walk:
         await self._run.look_again()
         return time.monotonic() - begun
 
+    async def _take(self, left: deque[Window], lane: Lane, done: list[tuple[Window, Done]], *, lanes: int) -> None:
+        """Commit windows of those that are left, in fewer and fewer at once, so that all lanes end together."""
+        try:
+            while left:
+                count = max(len(left) // (2 * lanes), 1) if lanes > 1 else len(left)
+                if lane is self._lanes[0]:
+                    windows = [left.popleft() for _ in range(count)]
+                else:
+                    windows = [left.pop() for _ in range(count)][::-1]
+                committed = await self._on(lane, windows)
+                done += zip(windows, committed, strict=False)
+                if len(committed) < len(windows):  # an operator wishes something else
+                    left.clear()
+        except BaseException:
+            left.clear()
+            raise
+
     async def _commit_alone(self, window: Window) -> float:
         """What fails is tried past locks, then with half of the rows; a single row is passed over in the end."""
         lane = await self._lane(0)
         begun, before = time.monotonic(), self._run.batches
         try:
-            return self._learn([[window]], [await self._on(lane, [window])])
+            return self._learn_of(window, await self._on(lane, [window]))
         except asyncpg.PostgresError as exc:
             took_s = time.monotonic() - begun
             if not _may_be_repeated(exc, lane):
@@ -167,7 +188,7 @@ class _Walk:
     async def _pass_over(self, window: Window, why: str) -> None:
         if window.pass_over is not None:
             over = replace(window, change=window.pass_over(why), past_locks=None)
-            self._learn([[over]], [await self._on(await self._lane(0), [over])])
+            self._learn_of(over, await self._on(await self._lane(0), [over]))
 
     async def _stays(self, branch: Branch) -> str | None:
         """Why a row stays that much hangs on. Of that nothing may go before all of it was looked at."""
@@ -231,19 +252,21 @@ class _Walk:
             self._lanes.append(await self._stack.enter_async_context(opened))
         return self._lanes[number]
 
-    def _learn(self, stretches: list[list[Window]], outcomes: list[list[Done]]) -> float:
-        """Go on behind what was committed without a gap; return the seconds of work of the lane that worked longest."""
-        gap = False
-        for windows, done in zip(stretches, outcomes, strict=True):
-            self._sizer.took(*((did.seconds, window.units) for window, did in zip(windows, done, strict=False)))
-            if done and not gap:
-                self._run.cursor = windows[len(done) - 1].cursor
-            gap = gap or len(done) < len(windows)
-        batches = sum(map(len, outcomes))
+    def _learn_of(self, window: Window, done: list[Done]) -> float:
+        return self._learn([list(zip([window], done, strict=False))], behind=window if done else None)
+
+    def _learn(self, lanes: list[list[tuple[Window, Done]]], *, behind: Window | None) -> float:
+        """Go on behind the last window before which nothing is open (None: from where it was); return the seconds of
+        work of the lane that worked longest."""
+        for committed in lanes:
+            self._sizer.took(*((did.seconds, window.units) for window, did in committed))
+        if behind is not None:
+            self._run.cursor = behind.cursor
+        batches = sum(map(len, lanes))
         self._past_locks_for -= batches
         self._one_lane_for -= batches
         self._at_once, self._patience, self._locks_met = 2 * batches, 1, 0
-        return max(sum(did.seconds for did in done) for done in outcomes)
+        return max(sum(did.seconds for _, did in committed) for committed in lanes)
 
     async def _until_well(self) -> None:
         """Wait, outside of any transaction, while PostgreSQL is in trouble; the gentle pace alone does.
