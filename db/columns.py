@@ -14,8 +14,13 @@ from db.targets import BIGINT, PER_SECOND, TIMESTAMPTZ, Eligible, Target, litera
 DATES = ("date", "timestamp without time zone", TIMESTAMPTZ)
 INTEGERS = ("smallint", "integer", "bigint")
 TYPE = """
-    SELECT format_type(coalesce(nullif(t.typbasetype, 0), a.atttypid), NULL)
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    SELECT (
+        WITH RECURSIVE below (oid) AS (
+            SELECT a.atttypid UNION SELECT t.typbasetype FROM below JOIN pg_type t USING (oid) WHERE t.typtype = 'd'
+        )
+        SELECT format_type(t.oid, NULL) FROM below JOIN pg_type t USING (oid) WHERE t.typtype <> 'd'
+    )
+    FROM pg_attribute a
     WHERE a.attrelid = $1::text::regclass AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
 """
 # By type, SQL of the cutoff in it; {cutoff} is a timestamptz, {zone} the clock that the column follows.

@@ -70,9 +70,10 @@ class Held:
     def before(self) -> str:
         """What each batch says first (`Change.before`): a query of no counters. Raises LT411 where the holds are
         over other columns by now: `columns` knows them, and the statements are made anew."""
-        oids = ", ".join(str(oid) for oid in self.tables.values())
+        # By their names, as the statements go by names: a table that has taken another's place has its own holds.
+        tables = ", ".join(f"{literal(name)}::regclass::oid" for name in self.tables)
         known = ", ".join(map(literal, self.known))
-        return f"SELECT lowtide.under_holds(ARRAY[{oids}]::oid[], ARRAY[{known}]::text[])"
+        return f"SELECT lowtide.under_holds(ARRAY[{tables}]::oid[], ARRAY[{known}]::text[])"
 
     def unheld(self, relation: str, alias: str | None = None) -> str:
         """The condition that excludes held rows of a table. `alias`, quoted, is its name in the statement."""

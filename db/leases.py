@@ -75,7 +75,10 @@ RENEW = text("""
 """)
 FREEZE = text("""
     UPDATE lowtide.run
-    SET cutoff = coalesce(cutoff, CAST(:cutoff AS timestamptz), created_at - CAST(:keep AS interval)),
+    SET cutoff = coalesce(
+            CAST(:cutoff AS timestamptz),
+            least(cutoff, created_at - CAST(:keep AS interval))  -- a policy may keep longer by now
+        ),
         policy = :policy, target = :target,
         pace = coalesce(pace, :pace), max_rows = coalesce(max_rows, :max_rows),
         max_seconds = coalesce(max_seconds, :max_seconds)

@@ -61,7 +61,9 @@ DROPPABLE = f"""
           SELECT FROM pg_publication b WHERE b.puballtables
           UNION ALL SELECT FROM pg_publication_rel r WHERE r.prrelid = ANY(lowtide.above(c.oid))
           UNION ALL SELECT FROM pg_publication_tables v
-          WHERE (v.schemaname, v.tablename) = (cn.nspname, c.relname))
+          JOIN pg_namespace vn ON vn.nspname = v.schemaname
+          JOIN pg_class vc ON vc.relnamespace = vn.oid AND vc.relname = v.tablename
+          WHERE vc.oid = ANY(lowtide.above(c.oid)))
 """
 # FOR VALUES FROM (…) TO ('2026-11-01 00:00:00+00'); numbers stand without quotes. MAXVALUE is no value.
 UPPER = """

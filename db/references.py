@@ -61,11 +61,14 @@ class Graph:
 
 
 # The constraints that PostgreSQL makes for single partitions (conparentid) repeat what the whole one says.
+# One that is NOT ENFORCED (PostgreSQL 18) does nothing on DELETE.
 # A foreign key compares with operators of its own, whatever `=` is under a search path: citext has one in its schema.
 # Where two columns have two collations neither is meant, unless one is named: that of the child, whose index is asked.
 ALL = f"""
     SELECT c.conname AS constraint, c.conrelid::bigint AS child, c.confrelid::bigint AS parent, n.nspname AS schema,
-           t.relname AS table, c.confdeltype::text AS on_delete, t.relkind = 'p' AS partitioned,
+           t.relname AS table,
+           CASE WHEN to_jsonb(c) ->> 'conenforced' = 'false' THEN '{NO_ACTION}' ELSE c.confdeltype::text END
+               AS on_delete, t.relkind = 'p' AS partitioned,
            {on_delete("c.conrelid")} AS acts,
            k.columns, k.parent_columns, k.comparisons
     FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace

@@ -1,5 +1,6 @@
 """Which relations a table's rows are in: itself, its partitions' leaves, the tables that inherit from it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import asyncpg
@@ -52,6 +53,10 @@ FROM = """
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT $3
 """
+NAMES = """
+    SELECT c.oid::bigint AS oid, format('%I.%I', n.nspname, c.relname) AS name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($1::oid[])
+"""
 
 
 def no_table(kind: str) -> tuple[str, str] | None:
@@ -68,3 +73,10 @@ async def following(connection: asyncpg.Connection, target: Target, *, oid: int)
 async def all_of(connection: asyncpg.Connection, target: Target) -> list[Relation]:
     """All that there are now. Raises the server's UndefinedTable."""
     return [Relation(**dict(row)) for row in await connection.fetch(FROM, target.relation, 0, None)]
+
+
+async def names(connection: asyncpg.Connection, oids: Collection[int]) -> dict[int, str]:
+    """Quoted, with their schemas, of those that are there."""
+    if not oids:
+        return {}
+    return {row["oid"]: row["name"] for row in await connection.fetch(NAMES, list(oids))}

@@ -80,7 +80,7 @@ class Tree:
 
     def look(self, eligible: Eligible, part: Part, oid: int) -> Part:
         """A query: why the part's one row must stay, with all that hangs on it: `held`, `blocked` or null."""
-        rows = chosen(eligible, part, most=1, skip_locked=False)
+        rows = chosen(eligible, part, most=1, locking=False)
         tree = literal(json.dumps(self._told))
         return Part(f"SELECT lowtide.stays({literal(rows.sql)}, $1, {oid}, {tree})", rows.args)
 

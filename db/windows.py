@@ -97,11 +97,14 @@ def delete(eligible: Eligible, part: Part, *, most: int | None = None, skip_lock
     return Change(f"DELETE {rows}{chosen}", args=[*part.args, str(most or 0)])
 
 
-def chosen(eligible: Eligible, part: Part, *, most: int | None, skip_locked: bool) -> Part:
+def chosen(
+    eligible: Eligible, part: Part, *, most: int | None, skip_locked: bool = False, locking: bool = True
+) -> Part:
     """A query that locks the part's eligible rows, and returns the array of their places."""
     limit = "" if most is None else f" LIMIT {most}"
-    locked = f"SELECT ctid {rows_of(eligible, part)}{limit} FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
-    return Part(f"SELECT coalesce(pg_catalog.array_agg(ctid), '{{}}') FROM ({locked}) chosen", part.args)
+    lock = f" FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}" if locking else ""
+    rows = f"SELECT ctid {rows_of(eligible, part)}{limit}{lock}"
+    return Part(f"SELECT coalesce(pg_catalog.array_agg(ctid), '{{}}') FROM ({rows}) chosen", part.args)
 
 
 def noting(change: Change, counter: str) -> Change:

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -56,7 +57,7 @@ async def weigh(run: Run, scopes: Scopes, *, most: float) -> None:
     counting = _Counting(run.database, policy)
     # Few rows are found by the index, whatever the statistics say of them.
     async with counting.connection("the eligible rows", enable_seqscan="off") as connection:
-        every = await scopes.all(connection)
+        every = [_at_most(scope) for scope in await scopes.all(connection)]
         expected = sum([await estimates.expected(connection, scope.eligible) for scope in every])
         if expected < LEAST_ROWS and done + await _eligible(connection, every, min(left, LEAST_ROWS)) < LEAST_ROWS:
             return
@@ -68,6 +69,11 @@ async def weigh(run: Run, scopes: Scopes, *, most: float) -> None:
     require_little(
         policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier, done=done
     )
+
+
+def _at_most(scope: Scope) -> Scope:
+    """Rows that block each other may go one after the other in one run: none of them counts as kept."""
+    return replace(scope, eligible=replace(scope.eligible, blocked={})) if scope.mutual else scope
 
 
 async def _eligible(connection: asyncpg.Connection, scopes: Sequence[Scope], most: float) -> int:
@@ -198,15 +204,22 @@ class _Counting:
 
 
 def _count_failed(policy: Policy, target: Target, what: str, error: asyncpg.PostgresError) -> CountFailed:
-    name = shlex.quote(policy.name)
+    name, told = shlex.quote(policy.name), server_message(error)
+    if isinstance(error, asyncpg.DataError):  # it may show a row's value
+        told = told.partition(":")[0]
+    unknown = f"So nobody knows whether policy {policy.name} would delete too much, and nothing of it was deleted"
+    advice = f"See what `where` of the policy makes of its rows; `lowtide explain` and `lowtide plan {name}` show more"
+    if isinstance(error, asyncpg.QueryCanceledError):
+        told = f"not within {LONGEST_COUNT}"
+        advice = (
+            f"An index makes the count quick ({target.wanted_index}); `lowtide plan {name}` takes more time, and "
+            "`lowtide approve PLAN` (the id that it prints) lets it go once"
+        )
     return CountFailed(
-        f"{what} of {target.name} can't be counted within {LONGEST_COUNT}: {server_message(error)}. So nobody knows "
-        f"whether policy {policy.name} would delete too much, and nothing of it was deleted. An index makes the count "
-        f"quick ({target.wanted_index}); `lowtide plan {name}` takes more time, and `lowtide approve PLAN` (the id "
-        "that it prints) lets it go once",
+        f"{what} of {target.name} can't be counted: {told}. {unknown}. {advice}",
         detail={"policy": policy.name, "table": target.name, "sqlstate": sqlstate(error)},
     )
 
 
 def _whole(most: float) -> int:
-    return 2**62 if math.isinf(most) else math.ceil(most)
+    return math.ceil(min(most, 2**62))

@@ -90,7 +90,8 @@ def _declared(reference: Reference, declared: Mapping[str, Children], everything
     if reference.name in declared:
         return reference.name
     alike = {each.name for each in everything if each.table == reference.table}
-    return reference.table if reference.table in declared and len(alike) == 1 else None
+    bare = "." not in reference.table and reference.table in declared and len(alike) == 1
+    return reference.table if bare else None
 
 
 def _undeclared(missing: list[Reference]) -> ChildrenUndeclared:

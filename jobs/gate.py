@@ -1,6 +1,7 @@
 """What a purge passes before each round of batches: its policy's hours, and before the first its blast radius."""
 
 import math
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -30,5 +31,7 @@ class Gate:
             return
         wanted = max(self._limit, self._run.wishes.max_rows or 0)
         if wanted > self._weighed:
+            begun = time.monotonic()
             await weigh(self._run, self._scopes, most=wanted)
+            self._run.granted_s += time.monotonic() - begun  # else a long count would leave one window to each slice
             self._weighed = wanted

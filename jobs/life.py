@@ -141,7 +141,7 @@ class Life:
             claim,
             self.database,
             self.lease,
-            turn_over=lambda: self.stopping.is_set() or time.monotonic() >= slice_ends,
+            turn_over=lambda: self.stopping.is_set() or time.monotonic() >= slice_ends + run.granted_s,
             observer=self.observer,
         )
         try:

@@ -90,6 +90,9 @@ async def bring_back(database: Database, relation: str | None) -> list[str]:
             except asyncpg.PostgresError as exc:
                 if is_passing(exc):
                     raise
+                now = {each.partition.oid: each.state for each in await partitions.noted(connection, relation)}
+                if now.get(noted.partition.oid) not in {"pending", "detached"}:
+                    continue  # somebody else was faster
                 raise _astray(noted.partition, server_message(exc)) from exc
             brought.append(noted.partition.name)
     return brought

@@ -44,6 +44,8 @@ class Run:
     waiting: bool = field(init=False, default=False)
     # What its approval allows: a limit that an operator can't raise.
     most_rows: int | None = field(init=False, default=None)
+    # Beyond the length of its slice.
+    granted_s: float = field(init=False, default=0.0)
     # Asked before each round of batches; raises what keeps the run from going on.
     may_work: Callable[[], Awaitable[None]] | None = field(init=False, default=None)
 

@@ -6,7 +6,8 @@ from datetime import datetime
 import asyncpg
 
 from db import columns, held, references, relations
-from db.references import Graph
+from db.held import HoldUnclear
+from db.references import Graph, Reference
 from db.relations import Relation
 from db.targets import Eligible
 from db.trees import Tree
@@ -72,12 +73,26 @@ class Scopes:
         if self._graph is None:
             self._graph = await references.graph(connection, self.policy.target.relation)
         tree = await children.tree(connection, relation.oid, self.policy.children, self._graph)
-        holds = await held.columns(connection, [eligible.target.relation, *tree.along.values()])
+        partitions = {oid for child in tree.along for oid in tree.families[child]} - set(tree.along)
+        parts = tree.along | await relations.names(connection, partitions)
+        loosened = {each.relation: each for each in tree.loosened}
+        holds = await held.columns(connection, [eligible.target.relation, *parts.values(), *loosened])
+        for name, reference in loosened.items():
+            if lost := {column.name for column in holds.columns[name]} & set(reference.columns):
+                raise _would_lose_its_hold(reference, sorted(lost))
         unheld = holds.unheld(eligible.target.relation)
         eligible = replace(
             eligible, unheld=None if unheld == "true" else unheld, blocked=tree.blocked(eligible, relation.oid)
         )
-        conditions = {oid: holds.unheld(name, "c") for oid, name in tree.along.items()}
+        conditions = {oid: holds.unheld(name, "c") for oid, name in parts.items()}
         tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
         along = tree.count(eligible, relation.oid) if tree.along or tree.loosened else None
         return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, along)
+
+
+def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclear:
+    return HoldUnclear(
+        f"{reference.name} is under holds by {', '.join(columns)} (`lowtide hold list`), which {reference.constraint} "
+        f"would set to NULL or a default: its rows would lose their holds. Nothing was deleted. Declare it: "
+        f'children = {{ "{reference.name}" = "block" }} keeps what it points to'
+    )
