@@ -63,3 +63,9 @@ def accepting(run_id: str) -> Iterator[None]:
         if sqlstate(exc) in UNFIT:
             raise UnfitPayload(server_message(exc)) from exc
         raise
+
+
+def without_values(error: BaseException) -> str:
+    """As `server_message`, where it may show a value of somebody's row: all of class 22 (data exception)."""
+    told = server_message(error)
+    return told.partition(":")[0] if (sqlstate(error) or "").startswith("22") else told

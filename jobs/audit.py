@@ -3,7 +3,7 @@
 import asyncpg
 
 from db import audit, queryplans, surveys
-from db.faults import server_message, sqlstate
+from db.faults import server_message, sqlstate, without_values
 from db.targets import quoted
 from jobs.failures import Refused, is_passing
 from jobs.run import Run, isoformat
@@ -69,4 +69,4 @@ async def _range(run: Run, scopes: Scopes) -> dict[str, str | None]:
     except asyncpg.PostgresError as exc:
         if is_passing(exc):
             raise
-        return before | {"from": None, "from_unknown": server_message(exc)}
+        return before | {"from": None, "from_unknown": without_values(exc)}

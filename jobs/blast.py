@@ -19,7 +19,7 @@ import asyncpg
 
 from db import blast, estimates
 from db.engine import Database
-from db.faults import server_message, sqlstate
+from db.faults import sqlstate, without_values
 from db.targets import Target
 from jobs.background import alongside
 from jobs.failures import Refused, is_passing
@@ -204,9 +204,7 @@ class _Counting:
 
 
 def _count_failed(policy: Policy, target: Target, what: str, error: asyncpg.PostgresError) -> CountFailed:
-    name, told = shlex.quote(policy.name), server_message(error)
-    if isinstance(error, asyncpg.DataError):  # it may show a row's value
-        told = told.partition(":")[0]
+    name, told = shlex.quote(policy.name), without_values(error)
     unknown = f"So nobody knows whether policy {policy.name} would delete too much, and nothing of it was deleted"
     advice = f"See what `where` of the policy makes of its rows; `lowtide explain` and `lowtide plan {name}` show more"
     if isinstance(error, asyncpg.QueryCanceledError):
