@@ -29,6 +29,7 @@ class Plan:
     approval_until: datetime | None
     expired: bool  # whether its approval has ended
     used_by_run: str | None
+    used_before: bool  # by a run that had the same id, and is not in the ledger any more
 
 
 STORE = text("""
@@ -38,7 +39,8 @@ STORE = text("""
 COLUMNS = """
     SELECT run_id, policy, policy_sha256, target, keep, cutoff, counts, plan_sha256,
            clock_timestamp() - made_at AS age, approved_by, approval_until,
-           coalesce(approval_until <= clock_timestamp(), false) AS expired, used_by_run
+           coalesce(approval_until <= clock_timestamp(), false) AS expired, used_by_run,
+           EXISTS (SELECT FROM lowtide.run r WHERE r.id = used_by_run AND r.created_at > used_at) AS used_before
     FROM lowtide.plan WHERE run_id = :run_id
 """
 GET, LOCK = text(COLUMNS), text(f"{COLUMNS} FOR UPDATE")

@@ -121,7 +121,7 @@ async def use(run: Run, plan_id: str, policy: Policy, *, keep: timedelta | None)
         _require_unchanged(plan, (policy,))
         if plan.used_by_run is None and not plan.expired:
             await plans.use(session, plan_id, by=run.id)
-        elif plan.used_by_run != run.id:
+        elif plan.used_by_run != run.id or plan.used_before:
             raise ApprovalSpent(_spent(plan))
         return plan
 

@@ -239,6 +239,22 @@ async def test_an_approved_run_is_not_retried_from_the_start(database: Database,
         assert await steering.retry(session, "run", from_start=False)
 
 
+async def test_another_run_of_the_same_id_can_not_use_an_approval_again(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await table(sql, gone=20_000, live=0)
+    life = life_with(database)
+    await planned(life)
+    await approve(database)
+    assert (await ended_by(life)).rows_done == 20_000
+    await sql.execute("DELETE FROM lowtide.run")
+    await sql.execute("INSERT INTO t SELECT n, now() - interval '100 days' FROM generate_series(1, 20000) n")
+    await accept(life, "purge-old-deleted", "run", policy="t", approve="plan")
+    again = await ended_by(life)
+    assert again.error is not None
+    assert (again.error["type"], again.rows_done) == ("ApprovalSpent", 0)
+
+
 async def test_a_plan_says_what_one_run_may_delete_and_weighs_that(database: Database, sql: asyncpg.Connection) -> None:
     await table(sql, gone=20_000, live=0)
     await earlier(sql, *[10] * 7)
