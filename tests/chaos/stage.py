@@ -208,9 +208,10 @@ class Stage:
         for number in self.kinds:
             edge = self.edges[number]
             declared = self.scene.declared[edge.child] or ("block" if edge.child in forced else None)
-            name = f"{self.schema}.{self.table(edge.child, edge.child_leaf)}"
+            name = self.table(edge.child, edge.child_leaf)
             if declared is not None:
-                found[name if self.scene.ways.bare else f"{self.schema}.{name}"] = declared
+                bare = self.scene.ways.bare and "." not in name
+                found[name if bare else f"{self.schema}.{name}"] = declared
         return found
 
     @property
