@@ -187,18 +187,26 @@ class Stage:
         forced = {edge.child for edge in self.edges if edge.on_delete in {"NO ACTION", "RESTRICT"}}
         heirs = range(LEAVES) if self.scene.tables[0].layout == "heirs" else [None]
         reached = {(0, heir) for heir in heirs}
+        entered: dict[int, set[int | None]] = {0: {None}}  # by table, the partitions whose rows go; None: all of them
         kinds: dict[int, str] = {}
         while True:
-            before = len(kinds), len(reached)
+            before = len(kinds), len(reached) + sum(map(len, entered.values()))
             for number, edge in enumerate(self.edges):
                 ends = self.ends(edge)
-                if ends.parent not in reached:
+                if ends.parent not in reached or not self._is_met(edge, entered.get(edge.parent, set())):
                     continue
                 declared = self.scene.declared[edge.child] or ("block" if edge.child in forced else None)
                 kinds[number] = declared or ("delete" if edge.on_delete == "CASCADE" else "null")
-                reached |= {ends.child} if kinds[number] == "delete" else set()
-            if before == (len(kinds), len(reached)):
+                if kinds[number] == "delete":
+                    reached.add(ends.child)
+                    entered.setdefault(edge.child, set()).add(edge.child_leaf)
+            if before == (len(kinds), len(reached) + sum(map(len, entered.values()))):
                 return kinds
+
+    def _is_met(self, edge: Edge, entered: set[int | None]) -> bool:
+        """A key that points to a single partition is about its rows alone."""
+        whole = edge.parent_leaf is None or self.scene.tables[edge.parent].layout not in PARTITIONED
+        return whole or bool(entered & {None, edge.parent_leaf})
 
     @cached_property
     def children(self) -> dict[str, Children]:

@@ -183,7 +183,7 @@ def told_beforehand(reference: Reference, plan: dict[str, Any], stage: Stage) ->
     assert (plan["held"], plan["blocked"]) == (len(held), len(blocked - held))
     assert plan["eligible"] == len(reference.eligible - held - blocked)
     deleting = [stage.edges[number] for number, kind in stage.kinds.items() if kind == "delete"]
-    if any(edge.child == 0 or edge.parent > 0 for edge in deleting):
+    if stage.is_mutual or any(edge.child == 0 or edge.parent > 0 for edge in deleting):
         return  # rows that are met in circles, or by way of those that stay, are not looked for
     for number in range(1, len(stage.scene.tables)):
         names = [name for name in plan["children"] if "(keeps its row" not in name]
