@@ -79,6 +79,16 @@ IN_USE = """
           AND coalesce(a.xact_start < now() - $2::text::interval, true)
     )
 """
+# Who reads or writes it by its own name, and so is not waited for before ACCESS EXCLUSIVE is asked for: others would
+# wait behind that. VACUUM of the server's own gives way by itself.
+READ_BY_NAME = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+        WHERE l.relation = $1::oid AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
+          AND NOT EXISTS (SELECT FROM pg_locks p WHERE p.relation = $2::oid AND p.pid = l.pid)
+    )
+"""
 NOTE = """
     INSERT INTO lowtide.detaching (partition, partition_name, parent, parent_name, bound, checks, run)
     SELECT $1::bigint::oid, $2, $3::bigint::oid, $4, $5,
@@ -133,6 +143,12 @@ async def is_in_use(connection: asyncpg.Connection, partition: Partition) -> boo
     return used
 
 
+async def is_read_by_name(connection: asyncpg.Connection, partition: Partition) -> bool:
+    """Whether a transaction uses it that does not use the table that it is a part of."""
+    read: bool = await connection.fetchval(READ_BY_NAME, partition.oid, partition.parent_oid)
+    return read
+
+
 async def note(connection: asyncpg.Connection, partition: Partition, *, run_id: str) -> None:
     """Before it is detached."""
     given = (partition.oid, partition.name, partition.parent_oid, partition.parent, partition.bound, run_id)
@@ -145,7 +161,8 @@ async def forget(connection: asyncpg.Connection, partition: Partition) -> None:
 
 
 async def detach(connection: asyncpg.Connection, partition: Partition) -> None:
-    """Waits for transactions that use it, up to LONGEST_WAIT for each; keeps nobody waiting meanwhile."""
+    """Waits for transactions that use it, up to LONGEST_WAIT for each. Nobody waits behind those who use the table that
+    it is a part of; behind those who use the partition by its own name others do."""
     await connection.execute(f"ALTER TABLE {partition.parent} DETACH PARTITION {partition.name} CONCURRENTLY")
 
 

@@ -1,11 +1,15 @@
 """Whole partitions: dropped where all of their rows are eligible, counted to the row, in the same ledger.
 
-The intent is written down first; then the partition is detached, which waits for whoever uses it and keeps nobody
-waiting; then one transaction keeps writers out, looks at every row again, drops it, and counts its rows in the run. A
-row that must stay means: attached again, and purged row by row. So does a crash at any of these steps.
+The intent is written down first; then the partition is detached, which waits for whoever uses it, and gives way where
+others would wait for it; then one transaction keeps writers out, looks at every row again, drops it, and counts its
+rows in the run. A row that must stay means: attached again, and purged row by row. So does a crash at any of these
+steps.
 """
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +19,20 @@ from db import held, partitions
 from db.batches import Batch
 from db.engine import Database
 from db.faults import server_message, sqlstate
-from db.partitions import Partition
+from db.partitions import Detaching, Partition
 from db.targets import Eligible
-from jobs.failures import CANCELLED, LOCKED, Refused, is_passing
+from jobs.failures import CANCELLED, LOCKED, Refused, Waiting, is_passing
 from jobs.run import Run
+from jobs.watch import watching
 
-# Detaching waits for others' transactions, and keeps nobody waiting; the drop's own lock may not take long.
+# Detaching waits for others' transactions, and gives way where somebody waits for it; the drop's own lock may not take
+# long.
 WAITING = {"statement_timeout": "0", "lock_timeout": partitions.LONGEST_WAIT.replace(" minutes", "min")}
 LONGEST_DROP_S = 600
-DROPPING = {"statement_timeout": f"{LONGEST_DROP_S}s", "lock_timeout": "2s"}
+DROPPING = {"statement_timeout": f"{LONGEST_DROP_S}s", "lock_timeout": "500ms"}
+GIVES_WAY_AFTER_S = 0.1
+# How long a run waits for those who read the partition by its own name, before it purges row by row instead.
+LONGEST_READ_S, ASKED_EVERY_S = 5.0, 0.25
 
 
 class PartitionAstray(Refused):
@@ -38,6 +47,8 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
             return False
         rows = await partitions.rows(connection, eligible)
         if not rows or (run.rows_left is not None and rows > run.rows_left):
+            return False
+        if not await _is_left_alone(run, connection, partition):
             return False
     begun = time.monotonic()
     try:
@@ -54,10 +65,41 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
     return True
 
 
+async def _is_left_alone(run: Run, connection: asyncpg.Connection, partition: Partition) -> bool:
+    """Whether nobody reads it by its own name, or has done with that soon."""
+    deadline = time.monotonic() + LONGEST_READ_S
+    while is_read := await partitions.is_read_by_name(connection, partition):
+        await run.wait(f"{partition.name} is in use by its own name: it is dropped when that is over")
+        if time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(ASKED_EVERY_S)
+    if run.waiting:
+        await run.wait(None)
+    return not is_read
+
+
 async def _detach(run: Run, partition: Partition) -> None:
     async with run.database.tuned(**WAITING) as connection:
         await partitions.note(connection, partition, run_id=run.id)
-        await partitions.detach(connection, partition)
+        async with _giving_way(run.database, connection, partition):
+            await partitions.detach(connection, partition)
+
+
+@asynccontextmanager
+async def _giving_way(database: Database, connection: asyncpg.Connection, partition: Partition) -> AsyncIterator[None]:
+    """For a statement that may wait long for its locks. Raises Waiting where others would have waited behind it: it is
+    cancelled, and what it has done by then is found by `bring_back`."""
+    async with watching(database, connection) as watch:
+        watch.patience_s = GIVES_WAY_AFTER_S
+        watch.begin(1)
+        try:
+            yield
+        except asyncpg.QueryCanceledError as exc:
+            if not watch.gave_way:
+                raise
+            raise Waiting(f"{partition.name} is in use by its own name: to wait there would hold up others") from exc
+        finally:
+            await watch.end()
 
 
 async def _drop(run: Run, partition: Partition, eligible: Eligible, cursor: dict[str, Any]) -> None:
@@ -72,11 +114,13 @@ async def _drop(run: Run, partition: Partition, eligible: Eligible, cursor: dict
 
 async def bring_back(database: Database, relation: str | None) -> list[str]:
     """Attach what earlier runs, or this one, have left detached of a table; None: of all tables, but for those that a
-    run is at work on. Return the names of what is attached again. Raises PartitionAstray."""
+    run is at work on. Return the names of what is attached again. Raises PartitionAstray; Waiting, once it has seen to
+    all of them, where others would have waited behind us."""
     async with database.autocommit() as connection:
         if not (left := await partitions.noted(connection, relation)):
             return []
     brought: list[str] = []
+    hindered: Waiting | None = None
     async with database.tuned(**WAITING) as connection:
         for noted in left:
             if noted.state in {"gone", "attached"}:
@@ -84,18 +128,31 @@ async def bring_back(database: Database, relation: str | None) -> list[str]:
             if noted.state not in {"pending", "detached"}:
                 continue
             try:
-                if noted.state == "pending":
-                    await partitions.finalize(connection, noted.partition)
-                await partitions.attach(connection, noted.partition, noted.checks)
-            except asyncpg.PostgresError as exc:
-                if is_passing(exc):
-                    raise
-                now = {each.partition.oid: each.state for each in await partitions.noted(connection, relation)}
-                if now.get(noted.partition.oid) not in {"pending", "detached"}:
-                    continue  # somebody else was faster
-                raise _astray(noted.partition, server_message(exc)) from exc
-            brought.append(noted.partition.name)
+                if await _attach(database, connection, noted, relation):
+                    brought.append(noted.partition.name)
+            except Waiting as exc:
+                hindered = exc  # the others need not wait for it
+    if hindered is not None:
+        raise hindered
     return brought
+
+
+async def _attach(database: Database, connection: asyncpg.Connection, noted: Detaching, relation: str | None) -> bool:
+    """False where somebody else was faster."""
+    partition = noted.partition
+    try:
+        async with _giving_way(database, connection, partition):
+            if noted.state == "pending":
+                await partitions.finalize(connection, partition)
+            await partitions.attach(connection, partition, noted.checks)
+    except asyncpg.PostgresError as exc:
+        if is_passing(exc):
+            raise
+        now = {each.partition.oid: each.state for each in await partitions.noted(connection, relation)}
+        if now.get(partition.oid) not in {"pending", "detached"}:
+            return False
+        raise _astray(partition, server_message(exc)) from exc
+    return True
 
 
 def _astray(partition: Partition, told: str) -> PartitionAstray:
