@@ -1,5 +1,6 @@
 """What PostgreSQL's errors mean to us: the one place where driver errors are translated."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,4 +69,6 @@ def accepting(run_id: str) -> Iterator[None]:
 def without_values(error: BaseException) -> str:
     """As `server_message`, where it may show a value of somebody's row: all of class 22 (data exception)."""
     told = server_message(error)
-    return told.partition(":")[0] if (sqlstate(error) or "").startswith("22") else told
+    if not (sqlstate(error) or "").startswith("22"):
+        return told
+    return re.sub('".*"', '"…"', told, flags=re.DOTALL).partition(":")[0]

@@ -35,7 +35,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.faults import HOLDS_CHANGED, server_message, sqlstate
+from db.faults import HOLDS_CHANGED, server_message, sqlstate, without_values
 from db.refusals import NotAllowed, NotFound, Refused
 
 __all__ = ["NotAllowed", "NotFound", "Refused"]  # of db/refusals.py, and part of this family
@@ -143,7 +143,7 @@ def as_error(error: BaseException) -> dict[str, Any]:
     code = sqlstate(error)
     # The frames alone: the last line of a traceback is the driver's whole message, with the failing row in it.
     frames = "".join(traceback.format_tb(error.__traceback__)[-TRACEBACK_FRAMES:])
-    described = {"type": _name(error), "message": server_message(error), "traceback": frames}
+    described = {"type": _name(error), "message": without_values(error), "traceback": frames}
     return described if code is None else described | {"sqlstate": code}
 
 

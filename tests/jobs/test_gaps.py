@@ -207,6 +207,29 @@ async def test_no_value_of_a_row_is_told_where_a_count_fails(database: Database,
     assert "jane" not in str(await sql.fetch("SELECT * FROM lowtide.audit"))
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("OLD.note::int", "invalid input syntax for type integer"),
+        ("('9' || length(OLD.note) || '0000000000')::int", 'value "…" is out of range for type integer'),
+    ],
+)
+async def test_no_value_of_a_row_is_told_where_a_batch_fails(
+    database: Database, sql: asyncpg.Connection, fault: str, told: str
+) -> None:
+    await sql.execute(
+        f"CREATE TABLE p (gone_at timestamptz, note text); INSERT INTO p VALUES ({OLD}, 'jane@example.org');"
+        f"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$BEGIN RETURN CASE WHEN {fault} > 0 THEN OLD END; END$$;"
+        "CREATE TRIGGER t BEFORE DELETE ON p FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    ended = await run(life_with(database, POLICY), "purge-old-deleted", policy="p")
+    assert ended.error is not None
+    assert ended.error["message"] == told
+    assert "jane" not in str(ended.error)
+    assert "916" not in str(ended.error)
+
+
 async def test_a_share_of_nearly_nothing_is_one_too(database: Database, sql: asyncpg.Connection) -> None:
     await sql.execute(
         f"CREATE TABLE p (gone_at timestamptz); INSERT INTO p SELECT {OLD} FROM generate_series(1, 12000)"
