@@ -5,6 +5,7 @@ template; a test of statements gets a session that is rolled back.
 """
 
 import itertools
+import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -22,6 +23,10 @@ from worker import doorbells
 from worker.embedded import Postgres, Valkey
 from worker.queue import QueueWorker
 from worker.settings import Settings, load
+
+# Whoever starts the suite in a script's background has it ignore Ctrl-C, and every command that it tries inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "migrated"
 _numbers = itertools.count(1)
