@@ -11,7 +11,8 @@ from db.engine import Database
 from db.models import Run
 from db.targets import Target
 from jobs.catalog import jobs
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.policies import OLD_DELETED_TASKS, Policy
 
 # What is measured is the purge. VACUUM after it takes its time on purpose, and one big DELETE has none.

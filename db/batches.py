@@ -8,8 +8,8 @@ from typing import Any
 
 import asyncpg
 
+from db.claims import Claim, Wishes
 from db.faults import translated
-from db.leases import Claim, Wishes
 
 BATCHES = "CALL lowtide.batches($1, $2, $3::text::jsonb, $4, $5::text::tid, NULL, $6::text::jsonb)"
 

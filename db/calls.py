@@ -12,9 +12,9 @@ from sqlalchemy import TextClause
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from db import leases, runs
+from db.claims import Claim, claimed
 from db.faults import RunFenced, accepting
 from db.jsonb import as_jsonb
-from db.leases import Claim
 
 
 class _Statement:
@@ -49,7 +49,7 @@ async def claim(
     """As `leases.claim`."""
     given = {"id": run_id, "jobs": list(jobs), "lease": lease, "worker": worker}
     row = await connection.fetchrow(CLAIM.text, *CLAIM.values(given))
-    return None if row is None else leases.claimed(row)
+    return None if row is None else claimed(row)
 
 
 async def succeed(connection: asyncpg.Connection, claim: Claim, *, result: dict[str, Any]) -> None:

@@ -6,46 +6,17 @@ here commits, waits or reads the client's clock.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from db.claims import Claim, Wishes, claimed, facts
 from db.faults import RunFenced
 from db.jsonb import as_jsonb
 
-
-@dataclass(frozen=True)
-class Wishes:
-    """How the run shall go, as an operator can change it while it works. Null is the payload's, or the policy's."""
-
-    pace: str | None = None
-    max_rows: int | None = None
-    max_seconds: int | None = None
-    requested_action: str | None = None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A run that is ours until `lease` has passed without a renewal."""
-
-    id: str
-    job: str
-    payload: str  # JSON text: parsed once, by what validates it
-    token: int
-    place: str  # the row's ctid, where the next batch looks for it first
-    cursor: dict[str, Any]
-    counters: dict[str, int]
-    rows_done: int
-    batches: int
-    attempt: int
-    wishes: Wishes
-    running_for: timedelta
-
-
-WISHES = ("pace", "max_rows", "max_seconds", "requested_action")
 CLAIM = text("""
     UPDATE lowtide.run
     SET state = 'running', lease_token = lease_token + 1, lease_until = clock_timestamp() + CAST(:lease AS interval),
@@ -166,7 +137,7 @@ async def hold(session: AsyncSession, claim: Claim) -> str | None:
 async def standing(session: AsyncSession, claim: Claim) -> Claim:
     """The claim as its batches have left it by now."""
     row = await _held(session, STANDING, claim, {})
-    return replace(claim, **_facts(row._asdict()))
+    return replace(claim, **facts(row._asdict()))
 
 
 async def renew(session: AsyncSession, claim: Claim, *, lease: timedelta) -> str | None:
@@ -192,8 +163,8 @@ async def freeze(
     """
     values = {"keep": keep, "cutoff": cutoff, "policy": policy, "target": target, **asdict(wishes)}
     row = await _held(session, FREEZE, claim, values)
-    facts = _facts(row._asdict())
-    return facts["cutoff"], facts["wishes"]
+    frozen = facts(row._asdict())
+    return frozen["cutoff"], frozen["wishes"]
 
 
 async def at_work_on(session: AsyncSession, claim: Claim, *, target: str) -> str | None:
@@ -272,18 +243,6 @@ async def _fenced(session: AsyncSession, statement: Any, claim: Claim, **values:
     outcome: Any = await session.execute(statement, _key(claim) | values)
     if outcome.rowcount != 1:
         raise RunFenced(claim.id)
-
-
-def claimed(row: Mapping[str, Any]) -> Claim:
-    """What CLAIM returned."""
-    return Claim(**_facts(row))
-
-
-def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of any of the statements above by name, those of an operator's wishes as one."""
-    facts = dict(row)
-    wishes = Wishes(*(facts.pop(name) for name in WISHES))
-    return facts | {"wishes": wishes}
 
 
 def _key(claim: Claim) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,9 +16,11 @@ import structlog
 from pydantic import ValidationError
 
 from db import calls, leases, runs
+from db.claims import Claim
 from db.engine import Database
 from db.faults import RunFenced, server_message, sqlstate
 from jobs.catalog import Job
+from jobs.endings import Again, Ending, Finished, Parked, Unknown, told
 from jobs.failures import (
     CANCELLED,
     LOCKED,
@@ -48,34 +49,6 @@ MOST_ATTEMPTS = 20
 LONGEST_BACKOFF_S = 300.0
 LONGEST_LOCK_WAIT_S = 5.0
 LONGEST_LOOK_S = 30.0  # until a run that waits for PostgreSQL to be well looks again
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The run has ended, now or earlier; the ledger holds how."""
-
-    glance: runs.Glance
-    here: bool  # whether this serving ended it
-
-
-@dataclass(frozen=True)
-class Again:
-    """Ring again after this time."""
-
-    after: timedelta
-
-
-@dataclass(frozen=True)
-class Parked:
-    """No doorbell is owed: the run waits for an operator, or for a worker that knows its job."""
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """The ledger has no such run."""
-
-
-Ending = Finished | Again | Parked | Unknown
 
 
 class Life:
@@ -134,7 +107,7 @@ class Life:
                 return Parked()
             return Parked() if glance.state == "paused" else Again(max(glance.due_in, timedelta(0)))
 
-    async def _hold(self, claim: leases.Claim) -> Ending:
+    async def _hold(self, claim: Claim) -> Ending:
         begun = time.monotonic()
         slice_ends = begun + self.slice_length.total_seconds()
         run = Run(
@@ -155,7 +128,7 @@ class Life:
             "run.slice",
             run=run.id,
             job=claim.job,
-            ending=_told(ending),
+            ending=told(ending),
             rows=run.rows_done,
             batches=run.batches,
             seconds=round(time.monotonic() - begun, 3),
@@ -247,9 +220,9 @@ class Life:
         """
         try:
             async with self.database.sessions.begin() as session:
-                told = None if error is None else as_error(error)
+                why = None if error is None else as_error(error)
                 state = await leases.put_back(
-                    session, run.claim, delay=delay, wait_reason=wait_reason, error=told, counted=counted
+                    session, run.claim, delay=delay, wait_reason=wait_reason, error=why, counted=counted
                 )
         except Exception as exc:
             if isinstance(exc, RunFenced) or not is_passing(exc):
@@ -266,15 +239,6 @@ class Life:
         async with self.database.sessions.begin() as session:
             glance = await runs.glance(session, run.id)
         return Unknown() if glance is None else Finished(glance, here=True)
-
-
-def _told(ending: Ending) -> str:
-    match ending:
-        case Finished(glance):
-            return glance.state
-        case Parked():
-            return "paused"
-    return "queued"
 
 
 def _jitter(longest_s: float) -> timedelta:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, Strict, model_validator
 
+from db.claims import Wishes
 from db.fields import BIGINT, Days, Text
-from db.leases import Wishes
 from jobs import pace as paces
 from jobs.failures import ApprovalNeeded, NotFound, OverBudget, PolicyBroken, PolicyUnclear
 from jobs.fields import Payload

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import calls, leases
 from db.batches import Batch, Done, commit
+from db.claims import Claim, Wishes
 from db.engine import Database
 from jobs.failures import SliceOver, Steered
 from jobs.observer import Observer
@@ -28,7 +29,7 @@ OUTSIDE_HOURS = "outside_hours_s"
 class Run:
     """Mirrors what is committed of the run: cursor and counters move only after the transaction that wrote them."""
 
-    claim: leases.Claim
+    claim: Claim
     database: Database
     lease: timedelta
     turn_over: Callable[[], bool]
@@ -37,7 +38,7 @@ class Run:
     counters: dict[str, int] = field(init=False)
     rows_done: int = field(init=False)
     batches: int = field(init=False)
-    wishes: leases.Wishes = field(init=False)
+    wishes: Wishes = field(init=False)
     finished: bool = field(init=False, default=False)
     result: dict[str, Any] | None = field(init=False, default=None)  # of a finished one
     renewed_at: float = field(init=False)
@@ -53,7 +54,7 @@ class Run:
         self._mirror(self.claim)
         self._claimed_at = self.renewed_at = time.monotonic()
 
-    def _mirror(self, standing: leases.Claim) -> None:
+    def _mirror(self, standing: Claim) -> None:
         self.cursor = standing.cursor
         self.counters = dict(standing.counters)
         self.rows_done = standing.rows_done

@@ -6,7 +6,8 @@ from typing import Any
 
 from db import runs
 from db.models import Run
-from jobs.life import Again, Ending, Life
+from jobs.endings import Again, Ending
+from jobs.life import Life
 
 
 async def accept(life: Life, job: str, run_id: str, /, **payload: Any) -> None:

@@ -20,8 +20,9 @@ from redis.exceptions import RedisError, ResponseError
 from db.faults import UnfitPayload, server_message
 from db.refusals import Conflict
 from jobs.background import alongside
+from jobs.endings import Again, Ending, Finished, Parked, Unknown
 from jobs.failures import as_error, is_passing
-from jobs.life import Again, Ending, Finished, Life, Parked, Unknown
+from jobs.life import Life
 from worker import wire
 from worker.doorbells import Doorbells, Message, result_message
 from worker.inbox import Inbox

@@ -11,7 +11,8 @@ from db import holds
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.policies import Policy
 from tests.chaos.scale import LONG, chance, tell
 from tests.ledger import accept, row

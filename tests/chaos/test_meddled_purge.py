@@ -17,7 +17,8 @@ import pytest
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.policies import Policy
 from tests.chaos.scale import times
 from tests.jobs.test_sweep import another

@@ -23,7 +23,8 @@ from db.engine import Database
 from db.targets import Target, literal, quoted
 from jobs import blocks, sweep, values, ways
 from jobs.catalog import jobs
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.pace import BY_NAME
 from jobs.policies import Policy
 from tests.chaos.reference import Reference

@@ -7,7 +7,8 @@ import asyncpg
 
 from db.engine import Database
 from jobs.catalog import jobs
-from jobs.life import Again, Finished, Life
+from jobs.endings import Again, Finished
+from jobs.life import Life
 from tests import people
 from tests.eventually import eventually
 from tests.ledger import accept, row

@@ -8,6 +8,7 @@ import pytest
 
 from db import batches, leases, runs
 from db.batches import Batch, Change, Done
+from db.claims import Claim
 from db.engine import Database
 from db.faults import RunFenced
 from db.refusals import Conflict
@@ -15,7 +16,7 @@ from db.refusals import Conflict
 LEASE = timedelta(seconds=30)
 
 
-async def _claimed(database: Database, run_id: str = "r") -> leases.Claim:
+async def _claimed(database: Database, run_id: str = "r") -> Claim:
     async with database.sessions.begin() as session:
         await runs.accept(session, job="j", payload="{}", run_id=run_id, requested_by="test")
         claim = await leases.claim(session, run_id, jobs=["j"], lease=LEASE, worker="w")
@@ -24,7 +25,7 @@ async def _claimed(database: Database, run_id: str = "r") -> leases.Claim:
 
 
 async def _commit(
-    connection: asyncpg.Connection, claim: leases.Claim, change: Change, *, place: str = "", cursor: dict[str, int]
+    connection: asyncpg.Connection, claim: Claim, change: Change, *, place: str = "", cursor: dict[str, int]
 ) -> tuple[Done, str]:
     done, here, _ = await batches.commit(
         connection, claim, [Batch(change, cursor)], place=place or claim.place, wishes=claim.wishes, lease=LEASE
@@ -221,7 +222,7 @@ async def test_five_racing_claims_give_one_holder(database: Database) -> None:
     async with database.sessions.begin() as session:
         await runs.accept(session, job="j", payload="{}", run_id="r", requested_by="test")
 
-    async def claim(name: str) -> leases.Claim | None:
+    async def claim(name: str) -> Claim | None:
         async with database.sessions.begin() as session:
             return await leases.claim(session, "r", jobs=["j"], lease=LEASE, worker=name)
 

@@ -14,7 +14,8 @@ from db.engine import Database
 from db.refusals import Refused
 from db.schemas import TaskCreate, TaskRead, TaskUpdate
 from db.taskservice import TaskService, unit_of_work
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from tests import people
 from tests.eventually import eventually
 from tests.ledger import accept, run

@@ -5,7 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from jobs.life import Again, Finished, Life
+from jobs.endings import Again, Finished
+from jobs.life import Life
 from tests import people
 from tests.ledger import accept, run
 

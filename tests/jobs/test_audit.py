@@ -14,7 +14,8 @@ from db import audit, engine, leases, steering
 from db.audit import Entry
 from db.engine import Database
 from jobs.catalog import jobs
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.pace import FULL
 from jobs.policies import OLD_DELETED_TASKS, Hours, Policy
 from tests import people

@@ -9,7 +9,8 @@ import pytest
 from db import tasks
 from jobs import create_batch
 from jobs.create_batch import ranges
-from jobs.life import Finished, Life
+from jobs.endings import Finished
+from jobs.life import Life
 from tests import people
 from tests.ledger import accept, run
 

@@ -13,8 +13,9 @@ import pytest
 
 from db.engine import Database
 from jobs.catalog import Job, jobs
+from jobs.endings import Again, Finished
 from jobs.hours import is_open, next_opening
-from jobs.life import Again, Finished, Life
+from jobs.life import Life
 from jobs.policies import Hours
 from jobs.purge_old_deleted import purge_old_deleted
 from jobs.purge_payload import PurgeOldDeleted

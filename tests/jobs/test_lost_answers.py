@@ -9,8 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
+from jobs.endings import Again
 from jobs.failures import is_passing
-from jobs.life import Again, Life
+from jobs.life import Life
 from tests import people
 from tests.jobs.test_sweep import dense, left, life_of
 from tests.ledger import accept, row, run

@@ -4,7 +4,8 @@ import asyncpg
 import pytest
 
 from db.engine import Database
-from jobs.life import Again, Finished, Life
+from jobs.endings import Again, Finished
+from jobs.life import Life
 from tests import people
 from tests.ledger import accept, row, run, serve_to_the_end
 

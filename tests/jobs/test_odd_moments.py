@@ -9,8 +9,9 @@ import pytest
 from db import leases, steering
 from db.engine import Database
 from jobs.catalog import Job, jobs
+from jobs.endings import Again, Finished
 from jobs.fields import Payload
-from jobs.life import MOST_ATTEMPTS, Again, Finished, Life
+from jobs.life import MOST_ATTEMPTS, Life
 from jobs.run import Run
 from tests import people
 from tests.eventually import eventually

@@ -13,8 +13,9 @@ from db.engine import Database
 from db.models import Run
 from jobs import plans
 from jobs.catalog import jobs
+from jobs.endings import Again
 from jobs.failures import ApprovalSpent, NotAllowed, NotFound, PlanStale, Refused
-from jobs.life import Again, Life
+from jobs.life import Life
 from jobs.policies import Policy
 from jobs.samples import sample
 from tests.eventually import eventually

@@ -14,7 +14,8 @@ from db.batches import Change
 from db.engine import Database
 from db.targets import TIMESTAMPTZ, Eligible, Target
 from db.windows import Bound, Place, Span
-from jobs.life import Again, Life
+from jobs.endings import Again
+from jobs.life import Life
 from jobs.policies import OLD_DELETED_TASKS
 from tests import people
 from tests.eventually import eventually

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import steering
 from db.engine import Database
 from jobs import sweep
+from jobs.endings import Again, Finished, Parked
 from jobs.health import Health
-from jobs.life import Again, Finished, Life, Parked
+from jobs.life import Life
 from tests.eventually import eventually
 from tests.jobs.test_sweep import _slow_trigger, another, dense, left, life_of
 from tests.ledger import accept, row, serve_to_the_end

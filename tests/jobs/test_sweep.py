@@ -13,7 +13,8 @@ from db import columns, estimates, windows
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
-from jobs.life import Again, Life, Parked
+from jobs.endings import Again, Parked
+from jobs.life import Life
 from jobs.policies import Policy
 from jobs.ways import AHEAD_ROWS
 from tests.eventually import eventually

@@ -11,7 +11,8 @@ import pytest
 from db import steering
 from db.engine import Database, connect
 from db.upkeep import Space
-from jobs.life import Again, Finished, Life, Parked
+from jobs.endings import Again, Finished, Parked
+from jobs.life import Life
 from jobs.upkeep import _judged
 from tests.eventually import eventually
 from tests.jobs.test_blast import POLICY, left, life_with, table

@@ -8,7 +8,7 @@ import pytest
 
 from db.engine import Database
 from db.windows import Bound, Look, Span
-from jobs.life import Again
+from jobs.endings import Again
 from jobs.values import Stretch, stretches
 from tests.jobs.test_sweep import another, left, life_of, on_the_index, purge, sparse
 from tests.ledger import accept, row, serve_to_the_end

@@ -8,8 +8,8 @@ import pytest
 from db import health
 from db.engine import Database
 from jobs import sweep
+from jobs.endings import Again
 from jobs.health import Health
-from jobs.life import Again
 from tests.eventually import eventually
 from tests.jobs.test_sweep import dense, life_of
 from tests.ledger import accept, row

@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 
 from db import leases
 from db.faults import RunFenced
-from jobs.life import Finished, Life
+from jobs.endings import Finished
+from jobs.life import Life
 from tests.eventually import eventually
 from worker import doorbells, wire
 from worker.dispatch import Dispatcher

@@ -15,8 +15,9 @@ from db.models import Run
 from jobs import plans
 from jobs.background import alongside
 from jobs.catalog import jobs
+from jobs.endings import Again
 from jobs.failures import NotFound
-from jobs.life import Again, Life
+from jobs.life import Life
 from jobs.policies import Policies, Policy
 from jobs.purge_payload import PurgeOldDeleted, policy_for
 from jobs.samples import sample
