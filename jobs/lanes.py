@@ -1,7 +1,9 @@
 """Lanes: the connections on which a sweep's batches run, several at the same time where the pace has it so."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -13,6 +15,9 @@ from jobs.failures import CANCELLED
 from jobs.pace import LOCK_TIMEOUT_S, Pace
 from jobs.run import Run
 from jobs.watch import Watch, watching
+from jobs.window import Window
+
+Committed = list[tuple[Window, Done]]
 
 
 class Lane:
@@ -55,3 +60,34 @@ async def open_lane(database: Database, settings: Mapping[str, str]) -> AsyncIte
         watching(database, connection) as watch,
     ):
         yield Lane(connection, watch)
+
+
+async def share(
+    windows: Sequence[Window], lanes: Sequence[Lane], commit: Callable[[Lane, list[Window]], Awaitable[list[Done]]]
+) -> tuple[list[Committed], list[BaseException | None]]:
+    """Commit the windows, on all lanes at the same time: for each lane what stands, and what went wrong.
+
+    The first lane takes from the front, the others from the back, until they meet; fewer and fewer at once, so that all
+    end together. Once something went wrong, or an operator wishes something else, no lane takes any more.
+    """
+    left = deque(windows)
+
+    async def take(lane: Lane, done: Committed) -> None:
+        try:
+            while left:
+                count = max(len(left) // (2 * len(lanes)), 1) if len(lanes) > 1 else len(left)
+                if lane is lanes[0]:
+                    taken = [left.popleft() for _ in range(count)]
+                else:
+                    taken = [left.pop() for _ in range(count)][::-1]
+                committed = await commit(lane, taken)
+                done += zip(taken, committed, strict=False)
+                if len(committed) < len(taken):
+                    left.clear()
+        except BaseException:
+            left.clear()
+            raise
+
+    done = [Committed() for _ in lanes]
+    outcomes = await asyncio.gather(*map(take, lanes, done), return_exceptions=True)
+    return done, outcomes

@@ -7,7 +7,6 @@ mark-completed all walk with it.
 
 import asyncio
 import time
-from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from db.faults import BLOCKED, sqlstate
 from db.trees import TOO_LARGE, stays
 from jobs.failures import LOCKED, Waiting
 from jobs.health import Health
-from jobs.lanes import Lane, open_lane
+from jobs.lanes import Committed, Lane, open_lane, share
 from jobs.looks import LookTookTooLong, looking
 from jobs.pace import BY_NAME, FULL, GENTLE, Pace, Rest, Sizer
 from jobs.run import Run
@@ -98,19 +97,14 @@ class _Walk:
     async def _commit(self, windows: list[Window], lanes: int) -> float:
         """Return the seconds of work. What fails among several is tried again alone: what was committed stands.
 
-        The first lane takes windows from the front, the others from the back, until they meet. Only the first one's
-        move the run's cursor, which nothing that is open ever lies before: after a crash the others' are walked again,
-        and find nothing.
+        Only the first lane's windows move the run's cursor, which nothing that is open ever lies before: after a crash
+        the others' are walked again, and find nothing.
         """
         begun = time.monotonic()
         on = [await self._lane(number) for number in range(min(lanes, len(windows)))]
-        left, done = deque(windows), [list[tuple[Window, Done]]() for _ in on]
-        outcomes = await asyncio.gather(
-            *(self._take(left, lane, did, lanes=len(on)) for lane, did in zip(on, done, strict=True)),
-            return_exceptions=True,
-        )
+        done, outcomes = await share(windows, on, self._on)
         for lane, outcome in zip(on, outcomes, strict=True):
-            if isinstance(outcome, BaseException) and not (
+            if outcome is not None and not (
                 isinstance(outcome, asyncpg.PostgresError) and _may_be_repeated(outcome, lane)
             ):
                 raise outcome
@@ -123,23 +117,6 @@ class _Walk:
             self._at_once, self._one_lane_for = 1, ONE_LANE_FOR
         await self._run.look_again()
         return time.monotonic() - begun
-
-    async def _take(self, left: deque[Window], lane: Lane, done: list[tuple[Window, Done]], *, lanes: int) -> None:
-        """Commit windows of those that are left, in fewer and fewer at once, so that all lanes end together."""
-        try:
-            while left:
-                count = max(len(left) // (2 * lanes), 1) if lanes > 1 else len(left)
-                if lane is self._lanes[0]:
-                    windows = [left.popleft() for _ in range(count)]
-                else:
-                    windows = [left.pop() for _ in range(count)][::-1]
-                committed = await self._on(lane, windows)
-                done += zip(windows, committed, strict=False)
-                if len(committed) < len(windows):  # an operator wishes something else
-                    left.clear()
-        except BaseException:
-            left.clear()
-            raise
 
     async def _commit_alone(self, window: Window) -> float:
         """What fails is tried past locks, then with half of the rows; a single row is passed over in the end."""
@@ -255,7 +232,7 @@ class _Walk:
     def _learn_of(self, window: Window, done: list[Done]) -> float:
         return self._learn([list(zip([window], done, strict=False))], behind=window if done else None)
 
-    def _learn(self, lanes: list[list[tuple[Window, Done]]], *, behind: Window | None) -> float:
+    def _learn(self, lanes: list[Committed], *, behind: Window | None) -> float:
         """Go on behind the last window before which nothing is open (None: from where it was); return the seconds of
         work of the lane that worked longest."""
         for committed in lanes:
