@@ -15,7 +15,7 @@ import asyncpg
 
 from db.batches import Change
 from db.references import NO_ACTION, RESTRICT, Reference
-from db.targets import Eligible, literal, quoted
+from db.targets import Eligible, literal
 from db.windows import Part, chosen
 
 # Rows that a row may take along in its own transaction. More are deleted before it, in transactions of their own.
@@ -59,7 +59,7 @@ class Tree:
     @property
     def along(self) -> dict[int, str]:
         """The tables whose rows go along, by their oids."""
-        return {edge.reference.child: edge.reference.relation for edge in self._deleting}
+        return {edge.reference.child: edge.reference.relation for edge in self.deleting}
 
     @property
     def needed(self) -> bool:
@@ -84,44 +84,6 @@ class Tree:
         tree = literal(json.dumps(self._told))
         return Part(f"SELECT lowtide.stays({literal(rows.sql)}, $1, {oid}, {tree})", rows.args)
 
-    def count(self, eligible: Eligible, oid: int) -> str:
-        """A query of a jsonb object: by table, how many rows would go along with the eligible ones.
-
-        Rows that are kept far below are not looked for, so it is what goes at most. Where tables form a circle, only
-        what points to the table itself is counted.
-        """
-        depths = self._depths or {}
-        order = sorted(self.along, key=lambda child: depths.get(child, 0))
-        parts = [f"r AS (SELECT {self._keys(oid)} FROM {eligible.rows} WHERE {eligible.indexable})"]
-        for child in order:
-            edges = [edge.reference for edge in self._deleting if edge.reference.child == child]
-            found = " OR ".join(
-                f"EXISTS (SELECT FROM {self._part(each.parent, oid)} p WHERE {each.joined('c', 'p')})"
-                for each in edges
-                if self._depths is not None or oid in self.families[each.parent]
-            )
-            parts.append(f"t{child} AS (SELECT {self._keys(child)} FROM {edges[0].rows} c WHERE {found or 'false'})")
-        counts = [
-            f"{literal(edge.reference.name)}, (SELECT count(*) FROM t{edge.reference.child})" for edge in self._deleting
-        ]
-        for each in self.loosened:
-            found = f"EXISTS (SELECT FROM {self._part(each.parent, oid)} p WHERE {each.joined('c', 'p')})"
-            named = literal(f"{each.name} (keeps its row, loses {', '.join(each.columns)})")
-            counts.append(f"{named}, (SELECT count(*) FROM {each.rows} c WHERE {found})")
-        return f"WITH {', '.join(parts)} SELECT jsonb_build_object({', '.join(counts)})"
-
-    def _part(self, parent: int, root: int) -> str:
-        """The name of the part of `count` that has the rows of this table."""
-        if root in self.families[parent]:
-            return "r"
-        return next(f"t{oid}" for oid in self.along if oid in self.families[parent])
-
-    def _keys(self, oid: int) -> str:
-        """The columns of a table that others point to."""
-        pointing = [*(edge.reference for edge in self._deleting), *self.loosened]
-        names = {name for each in pointing if oid in self.families[each.parent] for name in each.parent_columns}
-        return ", ".join(map(quoted, sorted(names))) or "1 AS one"
-
     def _call(self, function: str, eligible: Eligible, part: Part, oid: int, limits: "Limits") -> Change:
         rows = chosen(eligible, part, most=limits.rows, skip_locked=limits.skip_locked)
         tree = json.dumps(self._told | {"counters": dict(limits.counters)})
@@ -130,8 +92,8 @@ class Tree:
 
     @cached_property
     def _told(self) -> dict[str, Any]:
-        depths = None if self._at_once else self._depths
-        names = {edge.reference.child: CHILD + edge.reference.name for edge in self._deleting}
+        depths = None if self._at_once else self.depths
+        names = {edge.reference.child: CHILD + edge.reference.name for edge in self.deleting}
         edges = [self._as_json(edge) for edge in self.edges]
         return {"edges": edges, "held": self.held, "names": names, "depths": depths}
 
@@ -146,17 +108,17 @@ class Tree:
             "name": CHILD + reference.name,
             "deletes": edge.deletes,
             "leaf": ends_here and not self._at_once and not any(oid in family for oid in self.held),
-            "again": self._depths is None or sum(other.reference.child in family for other in self._deleting) > 1,
+            "again": self.depths is None or sum(other.reference.child in family for other in self.deleting) > 1,
         }
 
     @cached_property
     def _at_once(self) -> bool:
         """Whether all go in one statement: no order suits a circle, and a trigger of a child may change its parent, or
         a key that is set to NULL its row, which is then not the one any more that was looked at."""
-        return self._depths is None or self.tangled or any(edge.reference.acts for edge in self._deleting)
+        return self.depths is None or self.tangled or any(edge.reference.acts for edge in self.deleting)
 
     @cached_property
-    def _depths(self) -> dict[int, int] | None:
+    def depths(self) -> dict[int, int] | None:
         """By the oids of tables that go along, how far they are from the root; None where tables form a circle.
 
         Rows of the deepest are deleted first.
@@ -164,7 +126,7 @@ class Tree:
         depths: dict[int, int] = {}
         for _ in range(len(self.edges) + 1):
             before = dict(depths)
-            for edge in self._deleting:
+            for edge in self.deleting:
                 above = [depths[oid] for oid in depths if oid in self.families[edge.reference.parent]]
                 depth = 1 + max(above, default=0)
                 depths[edge.reference.child] = max(depth, depths.get(edge.reference.child, 0))
@@ -173,7 +135,13 @@ class Tree:
         return None
 
     @property
-    def _deleting(self) -> list[Edge]:
+    def is_walked(self) -> bool:
+        """Whether what hangs on a row can only be told by walking there: tables form a circle, or rows that go point to
+        each other."""
+        return self.depths is None or self.tangled
+
+    @property
+    def deleting(self) -> list[Edge]:
         return [edge for edge in self.edges if edge.deletes]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from db import blast, estimates, relations
+from db.branches import Branches
 from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
@@ -44,12 +45,6 @@ async def _why_refused(connection: asyncpg.Connection, target: Target, statement
     return None
 
 
-async def _along(connection: asyncpg.Connection, scope: Scope) -> dict[str, int]:
-    """Rows of other tables that would go with those of this relation, or be changed, by table."""
-    along: dict[str, int] = {} if scope.along is None else await connection.fetchval(scope.along)
-    return along
-
-
 async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) -> dict[str, Any]:
     """End the run with what was counted, and with its plan. Raises CountTookTooLong.
 
@@ -81,16 +76,21 @@ async def _counted(
         found = [await _look(connection, relation, scopes) for relation in present]
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
-    eligible = sum(look.census.eligible for look in found)
+    eligible = sum(look.branches.going for look in found)
     going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
     children: Counter[str] = Counter()
     for look in found:
-        children.update(look.along)
+        children.update(look.branches.along)
     counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(children)}
-    counts |= {"held": sum(look.kept.held for look in found), "blocked": sum(look.kept.blocked for look in found)}
+    counts |= {
+        "held": sum(look.kept.held + look.branches.held for look in found),
+        "blocked": sum(look.kept.blocked + look.branches.blocked for look in found),
+    }
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     refused = next((look.refused for look in found if look.refused is not None), None)
-    refusal = {} if refused is None else {"refused": refused}
+    refusal: dict[str, Any] = {} if refused is None else {"refused": refused}
+    if not all(look.branches.is_exact for look in found):
+        refusal["children_at_least"] = True
     result = counts | {
         "dry_run": True,
         "purged": 0,
@@ -113,7 +113,7 @@ class _Look:
     """At one relation. `refused` is why the purge would not begin there."""
 
     census: Census
-    along: dict[str, int]
+    branches: Branches
     kept: Kept
     way: str
     refused: str | None
@@ -126,8 +126,10 @@ async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scop
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    along = await _along(connection, scope)
-    return _Look(census, along, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    branches = Branches(census.eligible, 0, 0, {})
+    if scope.branches is not None:
+        branches = await scope.branches.take(connection)
+    return _Look(census, branches, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> tuple[Scope, str | None]:

@@ -10,6 +10,7 @@ from typing import Literal
 from db.targets import Target
 from jobs.pace import GENTLE, Pace
 
+OWN_SCHEMA = "lowtide"
 # What becomes of rows of other tables that point to a row: they go with it, or keep it.
 Children = Literal["delete", "block"]
 
@@ -38,9 +39,12 @@ class Policy:
     max_rows: int | None = None  # of one run; what is left goes in the next
     max_seconds: int | None = None
     partitions: Literal["drop", "delete"] = "drop"  # what becomes of a partition whose rows are all eligible
-    vacuum_share: float | None = (
-        0.1  # VACUUM after a purge where more of the where more of the rows are dead; None: never
-    )
+    vacuum_share: float | None = 0.1  # VACUUM after a purge where more of the rows are dead; None: never
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of OWN: no policy of a file can be for a table of this schema."""
+        return self.target.schema == OWN_SCHEMA
 
     @property
     def digest(self) -> str:
@@ -70,6 +74,20 @@ OLD_DELETED_TASKS = Policy(
 DEFAULT = (OLD_DELETED_TASKS,)
 
 
+def _own(name: str, table: str, column: str, *, days: int, schedule: str, where: str | None = None) -> Policy:
+    target = Target(OWN_SCHEMA, table, column, where=where)
+    return Policy(name, target, timedelta(days=days), schedule=schedule, max_share=1)
+
+
+# What lowtide keeps of itself, whatever the file says. Of what failed somebody may still want to know why. The audit
+# and the holds stay.
+OWN = (
+    _own("lowtide-runs", "run", "finished_at", days=30, schedule="10 4 * * *", where="state <> 'failed'"),
+    _own("lowtide-failed-runs", "run", "finished_at", days=90, schedule="15 4 * * *", where="state = 'failed'"),
+    _own("lowtide-plans", "plan", "made_at", days=30, schedule="20 4 * * *"),
+)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A policy that can't be used: it does nothing, and the others stand."""
@@ -88,6 +106,11 @@ class Policies:
 
     valid: tuple[Policy, ...]
     broken: tuple[Broken, ...] = ()
+
+    @property
+    def every(self) -> tuple[Policy, ...]:
+        """With lowtide's own: all that can be run."""
+        return (*self.valid, *OWN)
 
     def disabled(self) -> dict[str, Broken]:
         """By name, for those who run them: what the database has against others comes and goes (worker/lookout.py)."""

@@ -17,8 +17,9 @@ from db.fields import BIGINT
 from db.targets import Epoch, Target
 from jobs import policyfields as fields
 from jobs.pace import BY_NAME, Name
-from jobs.policies import DEFAULT, Broken, Children, Hours, Policies, Policy
+from jobs.policies import DEFAULT, OWN, Broken, Children, Hours, Policies, Policy
 
+OWN_NAMES = [policy.name for policy in OWN]
 MOST_BYTES = 1_000_000
 # 31 years, as a payload's max_seconds: more would overflow what a duration can hold.
 LONGEST_S = 10**9
@@ -200,8 +201,11 @@ def _refuse_twins(entries: Iterable[Entry]) -> None:
             named[entry.name].append(entry)
     for twins in named.values():
         numbers = " and ".join(str(entry.number) for entry in twins)
-        for entry in twins if len(twins) > 1 else ():
-            entry.faults.append(f"name: policies {numbers} of the file have it; give each a name of its own")
+        for entry in twins:
+            if len(twins) > 1:
+                entry.faults.append(f"name: policies {numbers} of the file have it; give each a name of its own")
+            if entry.name in OWN_NAMES:
+                entry.faults.append(f"name: lowtide cleans its own tables under the names {', '.join(OWN_NAMES)}")
 
 
 def _refuse_same_rows(entries: Iterable[Entry]) -> None:

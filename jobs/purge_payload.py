@@ -63,9 +63,9 @@ def policy_for(
 
 
 def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> list[str]:
-    """A table without its schema may be of any."""
+    """A table without its schema may be of any. lowtide's own are asked for by the policy's name alone."""
     tables = {broken.name: broken.table for broken in disabled.values() if broken.table is not None}
-    tables |= {policy.name: (policy.target.schema, policy.target.table) for policy in policies}
+    tables |= {policy.name: (policy.target.schema, policy.target.table) for policy in policies if not policy.is_own}
     return [name for name, (schema, of) in tables.items() if table in (of, f"{schema}.{of}")]
 
 

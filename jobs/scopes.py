@@ -6,6 +6,7 @@ from datetime import datetime
 import asyncpg
 
 from db import columns, held, references, relations
+from db.branches import Census
 from db.held import HoldUnclear
 from db.references import Graph, Reference
 from db.relations import Relation
@@ -28,7 +29,7 @@ class Scope:
     before: str  # what each batch says first: that no other holds have come
     tree: Tree | None = None  # where more goes than the rows themselves
     mutual: bool = False  # whether rows of the policy's own table may keep each other
-    along: str | None = None  # a query of how many rows go along, or are changed, by table; None: there are none
+    branches: Census | None = None  # of what goes along, or is changed; None: nothing does
 
 
 class Scopes:
@@ -86,8 +87,12 @@ class Scopes:
         )
         conditions = {oid: holds.unheld(name, "c") for oid, name in parts.items()}
         tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-        along = tree.count(eligible, relation.oid) if tree.along or tree.loosened else None
-        return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, along)
+        branches = None
+        if tree.along or tree.loosened:
+            parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
+            names = parts | await relations.names(connection, parents)
+            branches = Census(tree, eligible, relation.oid, names)
+        return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, branches)
 
 
 def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclear:

@@ -97,14 +97,14 @@ async def work(settings: Settings, *, burst: bool = False) -> int:
         lookout = Lookout(given.database, policies, metrics=monitor.metrics)
         life = Life(
             given.database,
-            jobs(policies.valid, disabled=lookout.disabled),
+            jobs(policies.every, disabled=lookout.disabled),
             worker=environment.process_name(),
             lease=settings.lease,
             slice_length=settings.slice,
             observer=monitor.metrics,
         )
         async with alongside(lookout.run()):
-            return await consume(given, life, settings, burst=burst, monitor=monitor, policies=policies.valid)
+            return await consume(given, life, settings, burst=burst, monitor=monitor, policies=policies.every)
 
 
 async def consume(

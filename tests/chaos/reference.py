@@ -114,6 +114,12 @@ class Reference:
             rounds.append(free)
             gone |= free
 
+    @property
+    def first(self) -> set[Node]:
+        """Which of them the first run takes as its own, where it meets them one by one."""
+        held, blocked = self.at_first
+        return self.rounds[0] - held - blocked if self.rounds else set()
+
     @cached_property
     def going(self) -> set[Node]:
         return set().union(*self.rounds)

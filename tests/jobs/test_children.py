@@ -527,9 +527,9 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
         assert relation is not None
         cutoff = await estimates.cutoff(connection, keep=policy.keep)
         scope = await Scopes(policy, cutoff).of(connection, relation)
-        assert scope.along is not None
-        counted = await connection.fetchval(scope.along)
-    assert counted == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
+        assert scope.branches is not None
+        counted = await scope.branches.take(connection)
+    assert counted.along == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
 
 
 async def test_a_trigger_that_keeps_a_count_in_the_parent_does_not_keep_the_parent(

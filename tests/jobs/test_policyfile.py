@@ -368,3 +368,9 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_lines_of_windows_are_no_fault(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + policy_with().replace("\n", "\r\n").encode())
     assert [policy.name for policy in load(file).valid] == ["x"]
+
+
+def test_the_names_of_lowtides_own_policies_are_taken(file: Path) -> None:
+    policies = read(file, policy_with(name='"lowtide-runs"') + OTHER)
+    assert [policy.name for policy in policies.valid] == ["other"]
+    assert "lowtide cleans its own tables under the names lowtide-runs, " in policies.broken[0].reason

@@ -34,7 +34,7 @@ def explain(
 
     async def explained() -> tuple[list[Explained], str | None]:
         async with session.database(settings) as database, database.autocommit() as connection:
-            return await explaining.explain(connection, checked, policies=policies.valid)
+            return await explaining.explain(connection, checked, policies=policies.every)
 
     try:
         _require_policy(checked, policies)
@@ -61,7 +61,7 @@ def explain(
 def _require_policy(payload: Payload, policies: Policies) -> None:
     """Raises NotFound, and PolicyBroken for one that the file has wrong."""
     if isinstance(payload, PurgeOldDeleted):
-        policy_for(payload, policies.valid, policies.disabled())
+        policy_for(payload, policies.every, policies.disabled())
 
 
 def _as_json(each: Explained) -> dict[str, Any]:

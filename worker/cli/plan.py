@@ -82,7 +82,7 @@ def approve(
 
     async def approved() -> None:
         settings = session.load()
-        valid = session.policies(settings).valid
+        valid = session.policies(settings).every
         async with session.database(settings) as database:
             await _show(database, plan_id, valid, no_sample=no_sample)
             if not yes and not typer.confirm("Delete these rows for good?", err=True):
@@ -112,7 +112,7 @@ async def _dry_run(database: Database, settings: Settings, policies: Policies, p
     async with database.sessions.begin() as opened:
         await runs.accept(opened, job=plans.JOB, payload=json.dumps(payload), run_id=run_id, requested_by=by)
     deaf = await session.ring(settings, run_id) is not None
-    life = Life(database, jobs(policies.valid, disabled=policies.disabled()), worker=environment.process_name())
+    life = Life(database, jobs(policies.every, disabled=policies.disabled()), worker=environment.process_name())
     async with alongside(_serve(life, run_id, after_s=0 if deaf else TAKEN_WITHIN_S)):
         return await follow(database, run_id)
 
@@ -145,7 +145,8 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
     }
     if going != result["eligible"]:
         facts["left"] = f"{result['eligible'] - going:,} rows: a run has a limit (max_rows)"
-    facts |= {f"along, of {table}": f"{along:,} rows" for table, along in result["children"].items()}
+    more = " or more: too many to be looked at one by one" if result.get("children_at_least") else ""
+    facts |= {f"along, of {table}": f"{along:,} rows{more}" for table, along in result["children"].items()}
     facts |= {why: f"{result[why]:,} rows stay" for why in ("held", "blocked") if result[why]}
     facts |= {"oldest": result["oldest"] or "", "newest": result["newest"] or "", "way": result["way"] or ""}
     facts["takes about"] = f"{result['seconds']:,} s ({result['pace']}, by {result['seconds_from']})"
@@ -158,6 +159,6 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
 def _known(name: str, policies: Policies) -> Policy:
     """Raises PolicyBroken for one that is disabled."""
     try:
-        return policy_for(PurgeOldDeleted(policy=name), policies.valid, policies.disabled())
+        return policy_for(PurgeOldDeleted(policy=name), policies.every, policies.disabled())
     except (NotFound, ValueError) as exc:
         raise typer.BadParameter(str(exc), param_hint="POLICY") from exc

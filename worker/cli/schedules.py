@@ -44,7 +44,7 @@ def list_them(as_json: Json = False) -> None:
                 "next": isoformat(next_fire_time(policy, now=now)),
                 "paused": pauses.get(policy.name, now) is None,
             }
-            for policy in policies.valid
+            for policy in policies.every
             if policy.schedule is not None
         ]
         for broken in policies.broken:
@@ -110,7 +110,7 @@ def _known(name: str, settings: Settings) -> Policy:
     """Raises PolicyBroken."""
     policies = session.policies(settings)
     try:
-        return policy_for(PurgeOldDeleted(policy=name), policies.valid, policies.disabled())
+        return policy_for(PurgeOldDeleted(policy=name), policies.every, policies.disabled())
     except (NotFound, ValidationError) as exc:
-        known = ", ".join(policy.name for policy in policies.valid)
+        known = ", ".join(policy.name for policy in policies.every)
         raise typer.BadParameter(f"there is no policy {name!r}; known: {known}") from exc
