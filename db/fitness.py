@@ -7,18 +7,20 @@ from typing import Any, Literal
 import asyncpg
 
 from db.targets import Target, quoted
+from db.trees import Tree
 
 
 @dataclass(frozen=True)
 class Relation:
-    """`kin` is what it is to the policy's table: itself, below it (its rows are the table's too), or above it."""
+    """`kin` is what it is to the policy's table: itself, below it (its rows are the table's too), above it, or pointing
+    to it: by rows that go along, or that keep what they point to."""
 
-    kin: Literal["itself", "below", "above"]
+    kin: Literal["itself", "below", "above", "goes along", "keeps"]
     schema: str
     table: str
     kind: str  # of pg_class.relkind
     is_temporary: bool
-    lacks: list[str]  # rights of our role that a purge needs
+    lacks: list[str]  # rights of our role that a purge needs; of what keeps rows only to read it
     row_security: bool  # whether policies of the table would hide rows from us
 
     @property
@@ -36,8 +38,18 @@ class Column:
     generated: str  # of pg_attribute.attgenerated: "" is an ordinary column, "v" a virtual one
 
 
+FACTS = """
+    kin.kin, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
+           c.relpersistence = 't' AS is_temporary, row_security_active(c.oid) AS row_security,
+           array_remove(ARRAY[
+               CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN 'USAGE' END,
+               CASE WHEN NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END,
+               CASE WHEN kin.kin <> 'keeps' AND NOT has_any_column_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END,
+               CASE WHEN kin.kin <> 'keeps' AND NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END
+           ], NULL) AS lacks
+"""
 # By names, not by regclass: that would ask for USAGE of the schema. A partition that is being detached is none.
-RELATIONS = """
+RELATIONS = f"""
     WITH RECURSIVE given AS (
         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1::text AND c.relname = $2::text
@@ -51,16 +63,15 @@ RELATIONS = """
         UNION ALL SELECT 'below', oid FROM below WHERE oid NOT IN (SELECT oid FROM given)
         UNION ALL SELECT 'above', oid FROM above WHERE oid NOT IN (SELECT oid FROM given)
     )
-    SELECT kin.kin, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
-           c.relpersistence = 't' AS is_temporary, row_security_active(c.oid) AS row_security,
-           array_remove(ARRAY[
-               CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN 'USAGE' END,
-               CASE WHEN NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END,
-               CASE WHEN NOT has_any_column_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END,
-               CASE WHEN NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END
-           ], NULL) AS lacks
+    SELECT {FACTS}
     FROM kin JOIN pg_class c ON c.oid = kin.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY kin.kin = 'itself' DESC, c.oid
+"""
+CHILDREN = f"""
+    WITH kin AS (SELECT 'goes along' AS kin, unnest($1::oid[]) AS oid UNION ALL SELECT 'keeps', unnest($2::oid[]))
+    SELECT {FACTS}
+    FROM kin JOIN pg_class c ON c.oid = kin.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY kin.kin, c.oid
 """
 LIKE = """
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -88,6 +99,16 @@ COLUMNS_LIKE = """
 async def relations(connection: asyncpg.Connection, target: Target) -> list[Relation]:
     """The table first; empty where there is none."""
     return [Relation(**dict(row)) for row in await connection.fetch(RELATIONS, target.schema, target.table)]
+
+
+async def children(connection: asyncpg.Connection, tree: Tree) -> list[Relation]:
+    """The tables that point to a policy's table, and their partitions."""
+    along, keeping = (
+        {oid for edge in tree.edges if edge.deletes == deletes for oid in tree.families[edge.reference.child]}
+        for deletes in (True, False)
+    )
+    rows = await connection.fetch(CHILDREN, list(along), list(keeping - along))
+    return [Relation(**dict(row)) for row in rows]
 
 
 async def tables_like(connection: asyncpg.Connection, target: Target) -> list[str]:

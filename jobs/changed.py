@@ -1,11 +1,15 @@
 """What a purge says when its table changes under it: a column, the table itself, our rights on it."""
 
-from db import queryplans
+import contextlib
+
+import asyncpg
+
+from db import fitness
 from db.faults import server_message, sqlstate
-from db.targets import quoted
+from jobs import children, rights
 from jobs.failures import Refused, missing_tables
 from jobs.policies import Policy
-from jobs.queryplans import RightsMissing
+from jobs.rights import RightsMissing
 from jobs.run import Run
 
 NO_RIGHT = "42501"
@@ -27,8 +31,9 @@ async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     on = f"`lowtide retry {run.id}` {'goes on where it stopped' if run.rows_done else 'tries again'}"
     detail = {"policy": policy.name, "table": target.name, "sqlstate": code}
     if code == NO_RIGHT:
-        grant = f"GRANT SELECT, UPDATE, DELETE ON {target.relation} TO {await _role(run)}"
-        return RightsMissing(f"{told}. {gone}. Most likely: {grant}; then {on}", detail=detail)
+        missing = await _missing(run, policy)
+        advice = f"See `lowtide check` for what policy {policy.name} lacks" if missing is None else missing[1]
+        return RightsMissing(f"{told}. {gone}. {advice} Then {on}", detail=detail)
     return TableChanged(
         f"{told}: {target.name} is not as the run found it, or a trigger on it fails. {gone}. See `lowtide check` for "
         f"what policy {policy.name} lacks now; then {on}",
@@ -36,6 +41,12 @@ async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     )
 
 
-async def _role(run: Run) -> str:
+async def _missing(run: Run, policy: Policy) -> tuple[str, str] | None:
+    """None where all is there that can be told: what a trigger may not do, for example."""
     async with run.database.autocommit() as connection:
-        return quoted(await queryplans.role(connection))
+        relations = await fitness.relations(connection, policy.target)
+        if not any(relation.lacks for relation in relations):
+            with contextlib.suppress(Refused, asyncpg.PostgresError):
+                tree = await children.tree_of(connection, policy)
+                relations = [] if tree is None else await fitness.children(connection, tree)
+        return await rights.told(connection, relations)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from db import references
+from db import references, relations
 from db.references import CASCADE, SET_DEFAULT, SET_NULL, Graph, Reference
 from db.trees import Edge, Tree
 from jobs.failures import Refused
-from jobs.policies import Children
+from jobs.policies import Children, Policy
 
 
 class ChildrenUndeclared(Refused):
@@ -46,6 +46,18 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
         tangled=tangled,
         loosened=tuple(walk.loosened),
     )
+
+
+async def tree_of(connection: asyncpg.Connection, policy: Policy) -> Tree | None:
+    """Of one of its relations with rows; None where it has none yet. Foreign keys are those of the whole table.
+
+    Raises as `tree`.
+    """
+    relation = await relations.following(connection, policy.target, oid=0)
+    if relation is None:
+        return None
+    graph = await references.graph(connection, policy.target.relation)
+    return await tree(connection, relation.oid, policy.children, graph)
 
 
 @dataclass

@@ -15,12 +15,14 @@ from db.faults import server_message
 from db.queryplans import Stated
 from db.relations import Relation
 from db.targets import Target
+from db.trees import Tree
 from jobs import plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.children import ChildrenUndeclared
 from jobs.failures import Refused
 from jobs.policies import Policy
-from jobs.queryplans import QueryPlanRefused, RightsMissing, guard
+from jobs.queryplans import QueryPlanRefused, guard
+from jobs.rights import RightsMissing
 from jobs.run import Run, isoformat
 from jobs.scopes import Scope, Scopes
 from jobs.ways import choose, statements_of
@@ -35,11 +37,13 @@ class CountTookTooLong(Refused):
     pass
 
 
-async def _why_refused(connection: asyncpg.Connection, target: Target, statements: Sequence[Stated]) -> str | None:
+async def _why_refused(
+    connection: asyncpg.Connection, target: Target, statements: Sequence[Stated], tree: Tree | None
+) -> str | None:
     """Why the purge itself would not begin; None: it would."""
     try:
         async with connection.transaction():  # a savepoint: what fails in it does not end the count
-            await guard(connection, target, statements)
+            await guard(connection, target, statements, tree=tree)
     except (QueryPlanRefused, RightsMissing) as exc:
         return str(exc)
     return None
@@ -123,7 +127,7 @@ async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scop
     scope, undeclared = await _scope(connection, relation, scopes)
     eligible = scope.eligible
     choice = await choose(connection, eligible, await estimates.table(connection, eligible.target))
-    refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way))
+    refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way), scope.pointing)
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
     branches = Branches(census.eligible, 0, 0, {})

@@ -16,7 +16,7 @@ Refused
   CountFailed      what it would delete could not be counted (jobs/blast.py)
   TasksMissing     the task tables are not in this database
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
-  RightsMissing    our role may not do to the table what the purge needs (jobs/queryplans.py)
+  RightsMissing    our role may not do to a table what the purge needs (jobs/rights.py)
   TableChanged     a column or the table itself is gone, or is something else by now (jobs/changed.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/scopes.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)

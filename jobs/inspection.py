@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import asyncpg
 
-from db import estimates, fitness, queryplans, references, relations
+from db import estimates, fitness, queryplans, relations
 from db.columns import DATES, INTEGERS
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
 from db.targets import Target, quoted
-from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
-from jobs import children
+from jobs import children, rights
 from jobs.children import ChildrenUndeclared
 from jobs.facts import Fact
 from jobs.failures import AWAY, CANCELLED, LOCKED, Refused
@@ -72,20 +71,10 @@ async def _table(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
 
 async def _rights(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     """Each relation by itself: a purge names the leaves, and rights on the parent say nothing of those."""
-    lacking = [relation for relation in _own(await fitness.relations(connection, policy.target)) if relation.lacks]
-    if not lacking:
+    missing = await rights.told(connection, _own(await fitness.relations(connection, policy.target)))
+    if missing is None:
         return [Fact("rights", "ok", "SELECT, UPDATE and DELETE")]
-    role = quoted(await queryplans.role(connection))
-    told = [f"{', '.join(relation.lacks)} on {relation.name}" for relation in lacking[:MOST_NAMED]]
-    grants = dict.fromkeys(grant for relation in lacking[:MOST_NAMED] for grant in _grants(relation, role))
-    more = f"; and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-    return [Fact("rights", "fault", f"role {role} lacks {'; '.join(told)}{more}", " ".join(grants))]
-
-
-def _grants(relation: Relation, role: str) -> list[str]:
-    rights = ", ".join(right for right in relation.lacks if right != "USAGE")
-    schema = [f"GRANT USAGE ON SCHEMA {quoted(relation.schema)} TO {role};"] if "USAGE" in relation.lacks else []
-    return schema + ([f"GRANT {rights} ON {relation.quoted_name} TO {role};"] if rights else [])
+    return [Fact("rights", "fault", *missing)]
 
 
 async def _row_security(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
@@ -93,9 +82,13 @@ async def _row_security(connection: asyncpg.Connection, policy: Policy) -> list[
     hiding = next((relation for relation in family if relation.row_security), None)
     if hiding is None:
         return [Fact("row security", "ok", "hides no row from us")]
+    return [await _hidden(connection, hiding)]
+
+
+async def _hidden(connection: asyncpg.Connection, hiding: Relation) -> Fact:
     role = quoted(await queryplans.role(connection))
     told = f"the row level security of {hiding.name} applies to role {role}: a purge would see some of the rows"
-    return [Fact("row security", "fault", told, f"ALTER ROLE {role} BYPASSRLS; or let the table's owner purge it")]
+    return Fact("row security", "fault", told, f"ALTER ROLE {role} BYPASSRLS; or let the table's owner purge it")
 
 
 async def _column(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
@@ -171,7 +164,7 @@ async def _index_of(connection: asyncpg.Connection, target: Target) -> Fact | No
 
 
 async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    tree = await _tree(connection, policy)
+    tree = await children.tree_of(connection, policy)
     along = [] if tree is None else tree.along.values()
     unindexed = await queryplans.unindexed_references(connection, [policy.target.relation, *along])
     slow = [reference for reference in unindexed if reference.blocks > SMALL_BLOCKS]
@@ -191,7 +184,7 @@ async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[
 
 async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     try:
-        tree = await _tree(connection, policy)
+        tree = await children.tree_of(connection, policy)
     except ChildrenUndeclared as exc:
         told, _, advice = str(exc).partition(". Nothing was deleted. ")
         return [Fact("children", "fault", told, advice)]
@@ -199,17 +192,13 @@ async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact
         return [Fact("children", "fault", str(exc), "Leave it out, or write another name")]
     if tree is None:
         return []
+    pointing = await fitness.children(connection, tree)
+    if (missing := await rights.told(connection, pointing)) is not None:
+        return [Fact("rights", "fault", *missing)]
+    if (hiding := next((relation for relation in pointing if relation.row_security), None)) is not None:
+        return [await _hidden(connection, hiding)]
     named = [f"{edge.reference.name} {'goes along' if edge.deletes else 'keeps rows'}" for edge in tree.edges]
     return [Fact("children", "ok", ", ".join(named) or "nothing points to its rows")]
-
-
-async def _tree(connection: asyncpg.Connection, policy: Policy) -> Tree | None:
-    """From one of its relations with rows; None where it has none yet. Foreign keys are those of the whole table."""
-    relation = await relations.following(connection, policy.target, oid=0)
-    if relation is None:
-        return None
-    graph = await references.graph(connection, policy.target.relation)
-    return await children.tree(connection, relation.oid, policy.children, graph)
 
 
 def _own(family: list[Relation]) -> list[Relation]:

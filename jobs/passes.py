@@ -106,8 +106,8 @@ async def _choose(run: Run, scope: Scope) -> tuple[str, str]:
     async with run.database.autocommit() as connection:
         table = await estimates.table(connection, scope.eligible.target)
         choice = await choose(connection, scope.eligible, table)
-        along = [] if scope.tree is None else list(scope.tree.along.values())
-        await guard(connection, scope.eligible.target, statements_of(scope.eligible, choice.way), along=along)
+        statements = statements_of(scope.eligible, choice.way)
+        await guard(connection, scope.eligible.target, statements, tree=scope.pointing)
     expected = None if choice.expected is None else run.rows_done + choice.expected
     async with run.database.sessions.begin() as session:
         await leases.advance(session, run.claim, cursor=run.cursor, rows_expected=expected)

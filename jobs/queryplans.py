@@ -9,8 +9,11 @@ from db import estimates, queryplans
 from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target, quoted
+from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS, nodes, size
+from jobs import rights
 from jobs.failures import Refused
+from jobs.rights import RightsMissing
 
 # 1 MB: what a referencing table without an index may have, as each deleted row reads all of it.
 SMALL_BLOCKS = 128
@@ -20,23 +23,22 @@ class QueryPlanRefused(Refused):
     """A statement would read a large table from end to end, once or for each row."""
 
 
-class RightsMissing(Refused):
-    """Our role may not do to the table what the purge needs."""
-
-
 async def guard(
     connection: asyncpg.Connection,
     target: Target,
     statements: Sequence[Stated],
     *,
-    along: Sequence[str] = (),
+    tree: Tree | None = None,
     large_blocks: int = LARGE_BLOCKS,
     small_blocks: int = SMALL_BLOCKS,
 ) -> None:
     """Explain the statements, and look at what references the table, and those whose rows go along with its own.
 
-    Raises QueryPlanRefused; nothing has run then.
+    Raises QueryPlanRefused and RightsMissing; nothing has run then.
     """
+    along = () if tree is None else tree.along.values()
+    if tree is not None:
+        await rights.require(connection, tree)
     plans = await require_rights(connection, target, statements)
     for given, plan in zip(statements, plans, strict=True):
         if not any(node["Node Type"] == "Seq Scan" for node in nodes(plan["Plan"]) if _is_of(node, target)):

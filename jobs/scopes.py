@@ -27,7 +27,8 @@ class Scope:
 
     eligible: Eligible
     before: str  # what each batch says first: that no other holds have come
-    tree: Tree | None = None  # where more goes than the rows themselves
+    pointing: Tree | None = None  # what points to its rows
+    tree: Tree | None = None  # the same, where more goes than the rows themselves
     mutual: bool = False  # whether rows of the policy's own table may keep each other
     branches: Census | None = None  # of what goes along, or is changed; None: nothing does
 
@@ -92,7 +93,7 @@ class Scopes:
             parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
             names = parts | await relations.names(connection, parents)
             branches = Census(tree, eligible, relation.oid, names)
-        return Scope(eligible, holds.before, tree if tree.needed else None, tree.mutual, branches)
+        return Scope(eligible, holds.before, tree, tree if tree.needed else None, tree.mutual, branches)
 
 
 def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclear:

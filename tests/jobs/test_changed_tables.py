@@ -12,6 +12,7 @@ from db import engine, steering
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
+from jobs.inspection import inspect
 from jobs.life import Life
 from jobs.policies import Policy
 from tests.eventually import eventually
@@ -119,13 +120,36 @@ async def test_rights_that_are_taken_away_end_the_run_with_the_grant(keeper: Dat
     assert 100 < gone == (await row(life, "run")).rows_done < ROWS // 2
     assert error["type"] == "RightsMissing"
     assert error["message"].startswith(f"permission denied for table t. {gone:,} rows are gone, and counted")
-    assert 'GRANT SELECT, UPDATE, DELETE ON "public"."t" TO "keeper"' in error["message"]
+    assert 'GRANT DELETE ON "public"."t" TO "keeper";' in error["message"]
 
     await sql.execute("GRANT DELETE ON t TO keeper")
     async with keeper.sessions.begin() as session:
         await steering.retry(session, "run", from_start=False)
     await serve_to_the_end(life, "run")
     assert (await row(life, "run")).rows_done == ROWS // 2
+
+
+async def test_rights_that_are_missing_on_a_child_are_told_with_their_own_grant(
+    keeper: Database, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(
+        "CREATE TABLE p (id int PRIMARY KEY, gone_at timestamptz); CREATE TABLE c (up int REFERENCES p);"
+        "CREATE TABLE b (up int REFERENCES p); INSERT INTO p VALUES (1, now() - interval '1 year');"
+        "GRANT SELECT, UPDATE, DELETE ON p TO keeper; GRANT SELECT ON c TO keeper"
+    )
+    target = Target("public", "p", "gone_at")
+    policy = Policy("t", target, timedelta(days=90), children={"c": "delete", "b": "block"})
+    lacks = 'role "keeper" lacks UPDATE, DELETE on public.c; SELECT on public.b'
+    grants = 'GRANT UPDATE, DELETE ON "public"."c" TO "keeper"; GRANT SELECT ON "public"."b" TO "keeper";'
+
+    facts = [fact for fact in await inspect(keeper, policy) if fact.word == "fault"]
+    assert [(fact.about, str(fact)) for fact in facts] == [("rights", f"{lacks}. {grants}")]
+    life = Life(keeper, jobs((policy,)), worker="test", lease=timedelta(seconds=5))
+    await accept(life, "purge-old-deleted", "run", policy="t")
+    await serve_to_the_end(life, "run")
+    error = (await row(life, "run")).error
+    assert error is not None
+    assert (error["type"], error["message"]) == ("RightsMissing", f"{lacks}. Nothing was deleted. {grants}")
 
 
 async def test_a_table_that_is_gone_before_the_first_batch(database: Database) -> None:
