@@ -3,9 +3,11 @@
 Says what `lowtide.purge_tree` would do, in one query that changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -15,12 +17,13 @@ from db.trees import Edge, Tree
 
 # Of rows that are walked along foreign keys, one by one, the server keeps each in memory: 100 bytes, more or less.
 MOST_WALKED = 2_000_000
+T = TypeVar("T")
 NOTHING = "SELECT NULL::oid AS r, NULL::tid AS t WHERE false"
 
 
 @dataclass(frozen=True)
 class Branches:
-    """Of the eligible rows of one relation. `is_exact` is False where they are too many to be walked: then `along` is
+    """`is_exact` is False where they are too many to be walked: then `along` is
     what points to the rows themselves alone, and nobody has looked at what keeps it."""
 
     going: int
@@ -29,32 +32,27 @@ class Branches:
     along: Mapping[str, int]  # rows that go with the others, by table
     is_exact: bool = True
 
+    def with_more(self, counted: Mapping[str, Any]) -> "Branches":
+        """And those of another relation."""
+        along = Counter(self.along)
+        along.update(counted["along"])
+        going, held, blocked = (getattr(self, name) + counted[name] for name in ("going", "held", "blocked"))
+        return replace(self, going=going, held=held, blocked=blocked, along=dict(along))
+
 
 @dataclass(frozen=True)
-class Census:
-    """The queries, over the eligible rows of the relation `oid`. `names` are those of the tree's tables, quoted."""
+class Branch:
+    """What hangs on the eligible rows of the relation `oid`. `names` are those of the tree's tables, quoted."""
 
     tree: Tree
     eligible: Eligible
     oid: int
     names: Mapping[int, str]
 
-    async def take(self, connection: asyncpg.Connection) -> Branches:
-        """In the snapshot of the connection's transaction."""
-        if self.tree.is_walked:
-            walked = await connection.fetchval(self.walked())
-            if walked is not None:
-                return self._by_name(walked)
-        counted = await connection.fetchval(self.joined())
-        return Branches(**counted, is_exact=not self.tree.is_walked)
-
-    def _by_name(self, walked: Mapping[str, Any]) -> Branches:
-        """Rows of partitions count as their table's."""
-        along = {edge.reference.name: 0 for edge in self.tree.deleting}
-        for relation, rows in walked["along"].items():
-            edge = next(e for e in self.tree.deleting if int(relation) in self.tree.families[e.reference.child])
-            along[edge.reference.name] += rows
-        return Branches(walked["going"], walked["held"], walked["blocked"], along | walked["loosened"])
+    @property
+    def hangs(self) -> bool:
+        """Whether anything goes along, or is changed."""
+        return bool(self.tree.along or self.tree.loosened)
 
     def joined(self) -> str:
         """Table by table, from the root on. Where tables form a circle, only what points to the root is counted."""
@@ -117,32 +115,85 @@ class Census:
             held = f"(SELECT true FROM (SELECT {alias}.*) c WHERE {sql}) IS NOT NULL"
             yield held if oid == reference.child else f"({oid} = ANY(lowtide.above({alias}.tableoid)) AND {held})"
 
-    def walked(self) -> str:
-        """Row by row, each root's branch apart, as rows that go may point to each other. Null: too many."""
+    def _is_root(self, parent: int) -> bool:
+        return self.oid in self.tree.families[parent]
+
+    def _part(self, parent: int) -> str:
+        """The name of the part of `joined` that has the rows of this table."""
+        if self._is_root(parent):
+            return "r"
+        return next(f"t{oid}" for oid in self.tree.along if oid in self.tree.families[parent])
+
+    def _keys(self, oid: int) -> str:
+        """The columns of a table that others point to."""
+        pointing = [*(edge.reference for edge in self.tree.deleting), *self.tree.loosened]
+        names = {name for each in pointing if oid in self.tree.families[each.parent] for name in each.parent_columns}
+        return ", ".join(map(quoted, sorted(names))) or "1 AS one"
+
+
+class _Walk:
+    """Row by row, each root's branch apart, as rows that go may point to each other."""
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        self._branches = branches
+        trees = [branch.tree for branch in branches]
+        self._edges = _distinct([(edge.reference, edge) for tree in trees for edge in tree.edges])
+        self._loosened = _distinct([(each, each) for tree in trees for each in tree.loosened])
+        self._families = {oid: family for tree in trees for oid, family in tree.families.items()}
+        self._held = {oid: sql for tree in trees for oid, sql in tree.held.items()}
+        self._names = {oid: name for branch in branches for oid, name in branch.names.items()}
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether rows that go may point to each other, or one may hang on rows of several relations."""
+        if any(branch.tree.is_walked for branch in self._branches):
+            return True
+        deleting = [self._families[edge.reference.child] for edge in self._edges if edge.deletes]
+        roots = {branch.oid for branch in self._branches}
+        several = len(roots) > 1 and any(one & other for one, other in itertools.combinations(deleting, 2))
+        return several or any(roots & family for family in deleting)
+
+    async def take(self, connection: asyncpg.Connection) -> Branches | None:
+        """None where there are too many."""
+        walked = await connection.fetchval(self._query())
+        if walked is None:
+            return None
+        along = dict.fromkeys((edge.reference.name for edge in self._edges if edge.deletes), 0)
+        for relation, rows in walked["along"].items():  # rows of partitions count as their table's
+            into = next(e for e in self._edges if e.deletes and int(relation) in self._families[e.reference.child])
+            along[into.reference.name] += rows
+        return Branches(walked["going"], walked["held"], walked["blocked"], along | walked["loosened"])
+
+    def _query(self) -> str:
+        """Null: too many."""
         deleting = " UNION ALL ".join(
             f"SELECT c.tableoid AS r, c.ctid AS t FROM {edge.reference.rows} c "
             f"JOIN {self._rows(edge.reference.parent)} p ON {edge.reference.joined('c', 'p')} "
             "WHERE p.tableoid = every.r AND p.ctid = every.t"
-            for edge in self.tree.deleting
+            for edge in self._edges
+            if edge.deletes
         )
         seeds = [
             f"SELECT n.o, n.r, n.t, true FROM nodes n JOIN {self._rows(oid)} c ON c.tableoid = n.r AND c.ctid = n.t "
             f"WHERE {sql}"
-            for oid, sql in self.tree.held.items()
+            for oid, sql in self._held.items()
         ]
-        seeds += [self._blocked(edge) for edge in self.tree.edges if not edge.deletes]
-        row = self.eligible.target.relation
+        seeds += [self._blocked(edge) for edge in self._edges if not edge.deletes]
+        roots = " UNION ALL ".join(
+            f"SELECT {row}.tableoid AS r, {row}.ctid AS t FROM {branch.eligible.rows} WHERE {branch.eligible.indexable}"
+            for branch in self._branches
+            for row in [branch.eligible.target.relation]
+        )
         loosened = ", ".join(
             f"{literal(_loosened(each))}, (SELECT count(*) FROM {each.rows} c WHERE EXISTS ("
             f"SELECT FROM going g JOIN {self._rows(each.parent)} p ON p.tableoid = g.r AND p.ctid = g.t "
             f"WHERE {each.joined('c', 'p')}) "
             "AND NOT EXISTS (SELECT FROM going g WHERE g.r = c.tableoid AND g.t = c.ctid))"
-            for each in self.tree.loosened
+            for each in self._loosened
         )
         return f"""
             WITH RECURSIVE roots AS MATERIALIZED (
-                SELECT row_number() OVER () AS o, {row}.tableoid AS r, {row}.ctid AS t
-                FROM {self.eligible.rows} WHERE {self.eligible.indexable}
+                SELECT row_number() OVER () AS o, r, t FROM ({roots}) found
             ), every (o, r, t, above_r, above_t) AS (
                 SELECT o, r, t, NULL::oid, NULL::tid FROM roots
                 UNION SELECT every.o, x.r, x.t, every.r, every.t FROM every, LATERAL ({deleting or NOTHING}) x
@@ -182,24 +233,25 @@ class Census:
             "SELECT FROM nodes m WHERE m.o = n.o AND m.r = c.tableoid AND m.t = c.ctid))"
         )
 
-    def _is_root(self, parent: int) -> bool:
-        return self.oid in self.tree.families[parent]
-
-    def _part(self, parent: int) -> str:
-        """The name of the part of `joined` that has the rows of this table."""
-        if self._is_root(parent):
-            return "r"
-        return next(f"t{oid}" for oid in self.tree.along if oid in self.tree.families[parent])
-
-    def _keys(self, oid: int) -> str:
-        """The columns of a table that others point to."""
-        pointing = [*(edge.reference for edge in self.tree.deleting), *self.tree.loosened]
-        names = {name for each in pointing if oid in self.tree.families[each.parent] for name in each.parent_columns}
-        return ", ".join(map(quoted, sorted(names))) or "1 AS one"
-
     def _rows(self, oid: int) -> str:
         """FROM what: a partitioned table has its partitions' rows, any other its own alone."""
-        return self.names[oid] if len(self.tree.families.get(oid, ())) > 1 else f"ONLY {self.names[oid]}"
+        return self._names[oid] if len(self._families.get(oid, ())) > 1 else f"ONLY {self._names[oid]}"
+
+
+def _distinct(pairs: Iterable[tuple[Reference, T]]) -> list[T]:
+    """One of each foreign key."""
+    return list({(reference.constraint, reference.child): given for reference, given in pairs}.values())
+
+
+async def count(connection: asyncpg.Connection, branches: Sequence[Branch]) -> Branches:
+    """In the snapshot of the connection's transaction."""
+    walk = _Walk(branches)
+    if walk.is_needed and (walked := await walk.take(connection)) is not None:
+        return walked
+    found = Branches(0, 0, 0, {}, is_exact=not walk.is_needed)
+    for branch in branches:
+        found = found.with_more(await connection.fetchval(branch.joined()))
+    return found
 
 
 def _loosened(reference: Reference) -> str:

@@ -1,6 +1,5 @@
 """What a purge would do: exact counts in one snapshot, kept as a plan. Nothing changes but the run and its plan."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,7 +8,8 @@ from typing import Any
 import asyncpg
 
 from db import blast, estimates, relations
-from db.branches import Branches
+from db import branches as db_branches
+from db.branches import Branch, Branches
 from db.estimates import Census, Kept
 from db.faults import server_message
 from db.queryplans import Stated
@@ -20,7 +20,7 @@ from jobs import plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.children import ChildrenUndeclared
 from jobs.failures import Refused
-from jobs.policies import Policy
+from jobs.policies import Policy, in_words
 from jobs.queryplans import QueryPlanRefused, guard
 from jobs.rights import RightsMissing
 from jobs.run import Run, isoformat
@@ -56,7 +56,7 @@ async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) 
     """
     async with run.database.tuned(statement_timeout=f"{LONGEST_COUNT.total_seconds():.0f}s") as connection:
         try:
-            counts, result = await _counted(connection, run, policy, cutoff)
+            counts, result = await _counted(connection, run, policy, cutoff, keep=keep)
         except asyncpg.QueryCanceledError as exc:
             raise CountTookTooLong(
                 f"counting the rows of {policy.target.name}: {server_message(exc)} (a count may take {LONGEST_COUNT})"
@@ -68,8 +68,19 @@ async def count(run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta) 
     return result
 
 
+@dataclass(frozen=True)
+class _Look:
+    """At one relation. `refused` is why the purge would not begin there."""
+
+    census: Census
+    branch: Branch | None
+    kept: Kept
+    way: str
+    refused: str | None
+
+
 async def _counted(
-    connection: asyncpg.Connection, run: Run, policy: Policy, cutoff: datetime
+    connection: asyncpg.Connection, run: Run, policy: Policy, cutoff: datetime, *, keep: timedelta
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the plan is about, and the run's result."""
     pace, target = run.wishes.pace or "full", policy.target
@@ -78,28 +89,23 @@ async def _counted(
         scopes = Scopes(policy, cutoff)
         present = await relations.all_of(connection, target)
         found = [await _look(connection, relation, scopes) for relation in present]
+        branches = await _hanging(connection, found)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
-    eligible = sum(look.branches.going for look in found)
+    eligible = branches.going
     going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
-    children: Counter[str] = Counter()
-    for look in found:
-        children.update(look.branches.along)
-    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(children)}
-    counts |= {
-        "held": sum(look.kept.held + look.branches.held for look in found),
-        "blocked": sum(look.kept.blocked + look.branches.blocked for look in found),
-    }
-    broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
+    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(branches.along)}
+    counts["held"] = branches.held + sum(look.kept.held for look in found)
+    counts["blocked"] = branches.blocked + sum(look.kept.blocked for look in found)
     refused = next((look.refused for look in found if look.refused is not None), None)
-    refusal: dict[str, Any] = {} if refused is None else {"refused": refused}
-    if not all(look.branches.is_exact for look in found):
-        refusal["children_at_least"] = True
+    more: dict[str, Any] = {} if refused is None else {"refused": refused}
+    if not branches.is_exact:
+        more["children_at_least"] = True
     result = counts | {
         "dry_run": True,
         "purged": 0,
         "share": round(going / rows, 4) if rows else 0.0,
-        "needs_approval": None if broken is None else broken[1],
+        "needs_approval": _needs_approval(policy, keep, broken_rule(policy, going=going, rows=rows, earlier=earlier)),
         "bytes": sum(look.census.bytes for look in found),
         "cutoff": isoformat(cutoff),
         "oldest": min((look.census.oldest for look in found if look.census.oldest), default=None),
@@ -109,18 +115,20 @@ async def _counted(
         "seconds": round(going / (speed or RECORDED_SPEED[pace]), 1),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
-    return counts, refusal | result
+    return counts, more | result
 
 
-@dataclass(frozen=True)
-class _Look:
-    """At one relation. `refused` is why the purge would not begin there."""
+async def _hanging(connection: asyncpg.Connection, found: list[_Look]) -> Branches:
+    """What goes along, and what stays for what hangs on it: looked at for all relations together."""
+    branches = [look.branch for look in found if look.branch is not None]
+    if len(branches) < len(found) or not any(branch.hangs for branch in branches):
+        return Branches(sum(look.census.eligible for look in found), 0, 0, {})
+    return await db_branches.count(connection, branches)
 
-    census: Census
-    branches: Branches
-    kept: Kept
-    way: str
-    refused: str | None
+
+def _needs_approval(policy: Policy, keep: timedelta, broken: tuple[str, str] | None) -> str | None:
+    less = f"the policy keeps {in_words(policy.keep)}, and this {in_words(keep)}" if keep < policy.keep else None
+    return "; ".join(filter(None, (less, None if broken is None else broken[1]))) or None
 
 
 async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> _Look:
@@ -130,10 +138,7 @@ async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scop
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way), scope.pointing)
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    branches = Branches(census.eligible, 0, 0, {})
-    if scope.branches is not None:
-        branches = await scope.branches.take(connection)
-    return _Look(census, branches, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    return _Look(census, scope.branch, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> tuple[Scope, str | None]:

@@ -70,6 +70,8 @@ async def require_fresh(
         raise ApprovalSpent(_spent(plan))
     if plan.age > OLDEST_PLAN:
         raise PlanStale(f"plan {plan_id!r} is older than {_hours(OLDEST_PLAN)}; {_anew(plan)}")
+    if refused := (run.result or {}).get("refused"):
+        raise NotAllowed(f"the purge of plan {plan_id!r} would be refused: {refused}. Mend that, and {_anew(plan)}")
     if not plan.counts["going"]:
         raise NotAllowed(f"plan {plan_id!r} counted no row that would go: there is nothing to approve")
     return plan, policy, run

@@ -6,7 +6,7 @@ from datetime import datetime
 import asyncpg
 
 from db import columns, held, references, relations
-from db.branches import Census
+from db.branches import Branch
 from db.held import HoldUnclear
 from db.references import Graph, Reference
 from db.relations import Relation
@@ -30,7 +30,7 @@ class Scope:
     pointing: Tree | None = None  # what points to its rows
     tree: Tree | None = None  # the same, where more goes than the rows themselves
     mutual: bool = False  # whether rows of the policy's own table may keep each other
-    branches: Census | None = None  # of what goes along, or is changed; None: nothing does
+    branch: Branch | None = None  # what to count of that; None where the policy does not say what becomes of it
 
 
 class Scopes:
@@ -88,12 +88,9 @@ class Scopes:
         )
         conditions = {oid: holds.unheld(name, "c") for oid, name in parts.items()}
         tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-        branches = None
-        if tree.along or tree.loosened:
-            parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
-            names = parts | await relations.names(connection, parents)
-            branches = Census(tree, eligible, relation.oid, names)
-        return Scope(eligible, holds.before, tree, tree if tree.needed else None, tree.mutual, branches)
+        parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
+        branch = Branch(tree, eligible, relation.oid, parts | await relations.names(connection, parents))
+        return Scope(eligible, holds.before, tree, tree if tree.needed else None, tree.mutual, branch)
 
 
 def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclear:

@@ -181,8 +181,6 @@ def told_of_kept(reference: Reference, result: dict[str, Any]) -> None:
 def told_beforehand(reference: Reference, plan: dict[str, Any], stage: Stage) -> None:
     """The dry run's numbers are what the first run does."""
     held, blocked = reference.at_first
-    if stage.is_mutual and stage.scene.tables[0].layout != "plain":
-        return  # it counts partition by partition
     going = reference.first
     along = reference.closure(going) - going
     assert plan["eligible"] == len(going)

@@ -64,7 +64,7 @@ def plan(
             return
         output.print_facts(_facts(run.id, run.result))
         output.print_sample(rows)
-        output.say(f"`lowtide approve {run.id}` lets it go, once; the plan holds for a day")
+        output.say(_next(run.id, run.result))
 
     asyncio.run(planned())
 
@@ -131,6 +131,14 @@ async def _show(database: Database, plan_id: str, policies: tuple[Policy, ...], 
     output.print_facts(_facts(plan_id, run.result or {}), notes=True)
     if not no_sample:
         output.print_sample(await sample(database, policy, made.cutoff), notes=True)
+
+
+def _next(plan_id: str, result: dict[str, Any]) -> str:
+    if result.get("refused"):
+        return "As it is now, its purge is refused: nothing can be approved"
+    if not result["going"]:
+        return "No row would go: there is nothing to approve"
+    return f"`lowtide approve {plan_id}` lets it go, once; the plan holds for a day"
 
 
 def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
