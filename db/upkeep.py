@@ -9,12 +9,16 @@ from db.targets import Target
 
 @dataclass(frozen=True)
 class Space:
-    """By the server's counters, which lag behind by up to some seconds. VACUUM keeps the bytes for new rows."""
+    """By the server's counters. VACUUM keeps the bytes for new rows."""
 
     table_bytes: int
     index_bytes: int
     live_rows: int
     dead_rows: int
+
+    @property
+    def dead_share(self) -> float:
+        return self.dead_rows / (self.live_rows + self.dead_rows) if self.dead_rows else 0.0
 
 
 SPACE = """
@@ -23,6 +27,12 @@ SPACE = """
            coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead_rows
     FROM pg_class c WHERE c.oid = $1::text::regclass
 """
+
+
+async def tell_counters(connection: asyncpg.Connection) -> None:
+    """Have the session add to the server's counters what it has done, which it does every few seconds otherwise."""
+    if connection.get_server_version() >= (15,):
+        await connection.execute("SELECT pg_stat_force_next_flush()")
 
 
 async def space(connection: asyncpg.Connection, target: Target) -> Space:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from db import upkeep
 from db.batches import Batch, Done
 from db.engine import Database, set_timeouts
 from db.faults import sqlstate
@@ -60,6 +61,7 @@ async def open_lane(database: Database, settings: Mapping[str, str]) -> AsyncIte
         watching(database, connection) as watch,
     ):
         yield Lane(connection, watch)
+        await upkeep.tell_counters(connection)
 
 
 async def share(

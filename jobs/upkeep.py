@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -36,16 +36,6 @@ LOOK_EVERY_S = 1.0
 BEGUN = "vacuum"
 
 
-@dataclass(frozen=True)
-class Relation:
-    """`dead_rows` and `dead_share` are what they are at least, as far as is known."""
-
-    target: Target
-    before: Space
-    dead_rows: int
-    dead_share: float
-
-
 async def after_purge(
     run: Run, policy: Policy, targets: Sequence[Target], *, now: Callable[[], datetime]
 ) -> dict[str, Any] | None:
@@ -62,10 +52,11 @@ async def after_purge(
     interrupted = BEGUN in run.cursor
     async with run.database.autocommit() as connection:
         spaces = [(target, await upkeep.space(connection, target)) for target in targets]
-    for relation in _judged(spaces, deleted):
-        name, share = relation.target.name, f"{relation.dead_share:.1%}"
-        if relation.dead_rows < LEAST_DEAD_ROWS or relation.dead_share < policy.vacuum_share:
-            told[name] = {"done": False, "reason": f"{share} of its rows are dead: too few for it"}
+    for target, space in spaces:
+        name = target.name
+        if space.dead_rows < LEAST_DEAD_ROWS or space.dead_share < policy.vacuum_share:
+            few = f"{space.dead_rows:,} of its rows are dead, {space.dead_share:.1%}: too few for it"
+            told[name] = {"done": False, "reason": few}
         elif interrupted:
             told[name] = {
                 "done": False,
@@ -73,38 +64,27 @@ async def after_purge(
             }
         else:
             await run.keep(run.cursor | {BEGUN: name})
-            told[name] = await _vacuumed(run, policy, relation, now)
+            told[name] = await _vacuumed(run, policy, target, space, now)
     return told
 
 
-def _judged(spaces: Sequence[tuple[Target, Space]], deleted: int) -> list[Relation]:
-    """A row that is deleted moves from the live ones to the dead, so their sum is right even where the counters lag.
-
-    What the run has deleted and no counter shows yet may be any relation's.
-    """
-    unseen = max(deleted - sum(space.dead_rows for _, space in spaces), 0)
-    judged = []
-    for target, space in spaces:
-        dead, rows = space.dead_rows + unseen, space.live_rows + space.dead_rows
-        judged.append(Relation(target, space, dead, min(dead / rows, 1.0) if rows else 1.0))
-    return judged
-
-
-async def _vacuumed(run: Run, policy: Policy, relation: Relation, now: Callable[[], datetime]) -> dict[str, Any]:
+async def _vacuumed(
+    run: Run, policy: Policy, target: Target, before: Space, now: Callable[[], datetime]
+) -> dict[str, Any]:
     begun = time.monotonic()
     try:
-        warnings = await _held(run, policy, relation.target, now)
+        warnings = await _held(run, policy, target, now)
     except (OutsideHours, asyncpg.PostgresError, *LOST) as exc:
         warnings = [server_message(exc)]
     told: dict[str, Any] = {"done": not warnings, "seconds": round(time.monotonic() - begun, 2)}
     if warnings:
-        log.warning("vacuum.not_done", run=run.id, table=relation.target.name, why=warnings)
+        log.warning("vacuum.not_done", run=run.id, table=target.name, why=warnings)
         told["reason"] = "; ".join(warnings)
-    told["dead_share"] = round(relation.dead_share, 4)
-    told["before"] = asdict(relation.before)
+    told["dead_share"] = round(before.dead_share, 4)
+    told["before"] = asdict(before)
     try:
         async with run.database.autocommit() as connection:
-            told["after"] = asdict(await upkeep.space(connection, relation.target))
+            told["after"] = asdict(await upkeep.space(connection, target))
     except asyncpg.UndefinedTableError:
         told["after"] = None
     return told
