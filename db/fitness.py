@@ -8,6 +8,7 @@ import asyncpg
 
 from db.targets import Target, quoted
 from db.trees import Tree
+from db.triggers import delete_rule
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Relation:
     is_temporary: bool
     lacks: list[str]  # rights of our role that a purge needs; of what keeps rows only to read it
     row_security: bool  # whether policies of the table would hide rows from us
+    rule: str | None  # one that says what DELETE means for it; None, too, of what keeps rows
 
     @property
     def name(self) -> str:
@@ -38,9 +40,10 @@ class Column:
     generated: str  # of pg_attribute.attgenerated: "" is an ordinary column, "v" a virtual one
 
 
-FACTS = """
+FACTS = f"""
     kin.kin, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
            c.relpersistence = 't' AS is_temporary, row_security_active(c.oid) AS row_security,
+           CASE WHEN kin.kin <> 'keeps' THEN {delete_rule("c.oid")} END AS rule,
            array_remove(ARRAY[
                CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN 'USAGE' END,
                CASE WHEN NOT has_any_column_privilege(c.oid, 'SELECT') THEN 'SELECT' END,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 
 from db.targets import Target
+from db.triggers import delete_rule
 
 ORDINARY, PARTITIONED = "r", "p"
 # By pg_class.relkind: what a purge deletes nothing from, and what to do instead.
@@ -31,6 +32,7 @@ class Relation:
     kind: str
     is_partition: bool
     is_all: bool  # whether it is the whole table: nothing is below it
+    rule: str | None = None  # one that says what DELETE means for it
 
     @property
     def name(self) -> str:
@@ -43,13 +45,14 @@ class Relation:
 
 # By their oids, so that one that is added meanwhile comes behind those that are done.
 # A partition that is being detached belongs to nobody: pg_inherits has it still.
-FROM = """
+FROM = f"""
     WITH RECURSIVE tree (oid) AS (
         SELECT $1::text::regclass::oid
         UNION SELECT h.inhrelid FROM pg_inherits h JOIN tree ON h.inhparent = tree.oid WHERE NOT h.inhdetachpending
     )
     SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
-           c.relispartition AS is_partition, c.oid = $1::text::regclass AND NOT c.relhassubclass AS is_all
+           c.relispartition AS is_partition, {delete_rule("c.oid")} AS rule,
+           c.oid = $1::text::regclass AND NOT c.relhassubclass AS is_all
     FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid::bigint >= $2::bigint AND (c.relkind <> 'p') ORDER BY c.oid::bigint LIMIT $3
 """

@@ -19,6 +19,7 @@ Refused
   RightsMissing    our role may not do to a table what the purge needs (jobs/rights.py)
   TableChanged     a column or the table itself is gone, or is something else by now (jobs/changed.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/scopes.py)
+  RuleInTheWay     a rule says what DELETE means for the table (jobs/scopes.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)
   HoldUnclear      nobody can say which rows a hold is over (db/held.py)
   GivenUp          one worker after the other has died of it

@@ -11,6 +11,7 @@ from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
 from db.targets import Target, quoted
+from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
 from jobs import children, rights
 from jobs.children import ChildrenUndeclared
@@ -18,6 +19,7 @@ from jobs.facts import Fact
 from jobs.failures import AWAY, CANCELLED, LOCKED, Refused
 from jobs.policies import Broken, Policy
 from jobs.queryplans import SMALL_BLOCKS
+from jobs.scopes import RULE_ADVICE, rule_told
 
 STATEMENT_TIMEOUT = "2s"
 MOST_NAMED = 5
@@ -61,6 +63,8 @@ async def _table(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     for relation in own:
         if (told := relations.no_table(relation.kind)) is not None:
             return [Fact("table", "fault", f"{relation.name} {told[0]}", told[1])]
+        if relation.rule is not None:
+            return [Fact("table", "fault", rule_told(relation.name, relation.rule), RULE_ADVICE)]
     if own[0].is_temporary:
         return [Fact("table", "fault", f"{target.name} is a temporary table of one session", "Name one that stays")]
     below = sum(relation.kind == "r" for relation in own[1:])
@@ -182,6 +186,19 @@ async def _foreign_keys(connection: asyncpg.Connection, policy: Policy) -> list[
     ]
 
 
+async def _pointing(connection: asyncpg.Connection, tree: Tree) -> Fact | None:
+    """What is wrong with the tables that point to the policy's rows, as with its own."""
+    pointing = await fitness.children(connection, tree)
+    if (missing := await rights.told(connection, pointing)) is not None:
+        return Fact("rights", "fault", *missing)
+    for relation in pointing:
+        if relation.row_security:
+            return await _hidden(connection, relation)
+        if relation.rule is not None:
+            return Fact("children", "fault", rule_told(relation.name, relation.rule), RULE_ADVICE)
+    return None
+
+
 async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     try:
         tree = await children.tree_of(connection, policy)
@@ -192,11 +209,8 @@ async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact
         return [Fact("children", "fault", str(exc), "Leave it out, or write another name")]
     if tree is None:
         return []
-    pointing = await fitness.children(connection, tree)
-    if (missing := await rights.told(connection, pointing)) is not None:
-        return [Fact("rights", "fault", *missing)]
-    if (hiding := next((relation for relation in pointing if relation.row_security), None)) is not None:
-        return [await _hidden(connection, hiding)]
+    if (fault := await _pointing(connection, tree)) is not None:
+        return [fault]
     named = [f"{edge.reference.name} {'goes along' if edge.deletes else 'keeps rows'}" for edge in tree.edges]
     return [Fact("children", "ok", ", ".join(named) or "nothing points to its rows")]
 

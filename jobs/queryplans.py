@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from db import estimates, queryplans
+from db import estimates, fitness, queryplans
 from db.faults import server_message
 from db.queryplans import Stated
 from db.targets import Target, quoted
@@ -14,6 +14,7 @@ from db.verdicts import LARGE_BLOCKS, nodes, size
 from jobs import rights
 from jobs.failures import Refused
 from jobs.rights import RightsMissing
+from jobs.scopes import require_no_rule
 
 # 1 MB: what a referencing table without an index may have, as each deleted row reads all of it.
 SMALL_BLOCKS = 128
@@ -34,11 +35,13 @@ async def guard(
 ) -> None:
     """Explain the statements, and look at what references the table, and those whose rows go along with its own.
 
-    Raises QueryPlanRefused and RightsMissing; nothing has run then.
+    Raises QueryPlanRefused, RightsMissing and RuleInTheWay; nothing has run then.
     """
     along = () if tree is None else tree.along.values()
     if tree is not None:
-        await rights.require(connection, tree)
+        pointing = await fitness.children(connection, tree)
+        await rights.require(connection, pointing)
+        require_no_rule(pointing)
     plans = await require_rights(connection, target, statements)
     for given, plan in zip(statements, plans, strict=True):
         if not any(node["Node Type"] == "Seq Scan" for node in nodes(plan["Plan"]) if _is_of(node, target)):

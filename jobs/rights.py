@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from db import fitness, queryplans
+from db import queryplans
 from db.fitness import Relation
 from db.targets import quoted
-from db.trees import Tree
 from jobs.failures import Refused
 
 MOST_NAMED = 5
@@ -29,9 +28,9 @@ async def told(connection: asyncpg.Connection, relations: Sequence[Relation]) ->
     return f"role {role} lacks {'; '.join(missing)}{more}", " ".join(grants)
 
 
-async def require(connection: asyncpg.Connection, tree: Tree) -> None:
-    """On what points to a policy's rows. Raises RightsMissing."""
-    if (missing := await told(connection, await fitness.children(connection, tree))) is not None:
+async def require(connection: asyncpg.Connection, relations: Sequence[Relation]) -> None:
+    """Raises RightsMissing."""
+    if (missing := await told(connection, relations)) is not None:
         raise RightsMissing(f"{missing[0]}. Nothing was deleted. {missing[1]}")
 
 

@@ -1,11 +1,12 @@
 """What a purge deletes of each relation that its table consists of, and what goes with it: read from the catalog."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
 
-from db import columns, held, references, relations
+from db import columns, fitness, held, references, relations
 from db.branches import Branch
 from db.held import HoldUnclear
 from db.references import Graph, Reference
@@ -16,9 +17,15 @@ from jobs import children
 from jobs.failures import Refused
 from jobs.policies import Policy
 
+RULE_ADVICE = "Drop the rule, or write a trigger in its place"
+
 
 class NotATable(Refused):
     pass
+
+
+class RuleInTheWay(Refused):
+    """A rule of the table says what DELETE means: how many rows that removes, nobody can tell."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +60,15 @@ class Scopes:
         return self._whole
 
     async def rows(self, connection: asyncpg.Connection, relation: Relation) -> Eligible:
-        """The same of one relation. Raises NotATable, UnfitColumn."""
+        """The same of one relation. Raises NotATable, RuleInTheWay, UnfitColumn."""
         if (told := relations.no_table(relation.kind)) is not None:
             raise NotATable(f"{relation.name} {told[0]}: no row of it can be deleted. {told[1]}")
+        require_no_rule([relation])
         whole = await self.whole(connection)
         return replace(whole, target=relation.as_target(self.policy.target), whole=False)
 
     async def of(self, connection: asyncpg.Connection, relation: Relation) -> Scope:
-        """Raises NotATable, UnfitColumn, ChildrenUndeclared, Refused."""
+        """Raises NotATable, RuleInTheWay, UnfitColumn, ChildrenUndeclared, Refused."""
         if relation.oid not in self._found:
             self._found[relation.oid] = await self._look(connection, relation)
         return self._found[relation.oid]
@@ -91,6 +99,17 @@ class Scopes:
         parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
         branch = Branch(tree, eligible, relation.oid, parts | await relations.names(connection, parents))
         return Scope(eligible, holds.before, tree, tree if tree.needed else None, tree.mutual, branch)
+
+
+def require_no_rule(relations: Sequence[Relation | fitness.Relation]) -> None:
+    """Raises RuleInTheWay."""
+    for relation in relations:
+        if relation.rule is not None:
+            raise RuleInTheWay(f"{rule_told(relation.name, relation.rule)}. Nothing was deleted. {RULE_ADVICE}")
+
+
+def rule_told(name: str, rule: str) -> str:
+    return f"rule {rule} of {name} says what DELETE does there"
 
 
 def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclear:

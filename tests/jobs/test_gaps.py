@@ -13,6 +13,7 @@ from db.engine import Database
 from db.targets import Target
 from jobs import blast, gate
 from jobs.catalog import jobs
+from jobs.inspection import inspect
 from jobs.life import Life
 from jobs.partitions import bring_back
 from jobs.policies import Policy
@@ -228,6 +229,27 @@ async def test_no_value_of_a_row_is_told_where_a_batch_fails(
     assert ended.error["message"] == told
     assert "jane" not in str(ended.error)
     assert "916" not in str(ended.error)
+
+
+@pytest.mark.parametrize("of", ["p", "c"])
+async def test_a_rule_that_says_what_delete_does_is_refused(
+    database: Database, sql: asyncpg.Connection, of: str
+) -> None:
+    """Control: with one of the table's own, EXPLAIN had no query plan to look at, and that ended in an IndexError."""
+    await parents(sql)
+    await child(sql, "c")
+    await sql.execute(f"CREATE RULE keep AS ON DELETE TO {of} DO INSTEAD NOTHING")
+    life = life_of(database, {"c": "delete"})
+    for payload in ({}, {"dry_run": True}):
+        await accept(life, "purge-old-deleted", f"run {payload}", policy="p", **payload)
+        await life.serve(f"run {payload}")
+        ended = await row(life, f"run {payload}")
+        said = str(ended.error or ended.result)
+        assert f"rule keep of public.{of} says what DELETE does there. Nothing was deleted. Drop the rule" in said
+    facts = await inspect(database, replace(POLICY, children={"c": "delete"}))
+    told = [fact.told for fact in facts if fact.word == "fault"]
+    assert told == [f"rule keep of public.{of} says what DELETE does there"]
+    assert await count(sql, "p") == 100
 
 
 async def test_a_share_of_nearly_nothing_is_one_too(database: Database, sql: asyncpg.Connection) -> None:
