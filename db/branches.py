@@ -6,6 +6,7 @@ Says what `lowtide.purge_tree` would do, in one query that changes nothing.
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ class Branch:
         depths = self.tree.depths or {}
         order = sorted(self.tree.along, key=lambda child: depths.get(child, 0))
         row = self.eligible.target.relation
-        held, blocked = ("false", "false") if self.tree.is_walked else self._stays({self.oid}, row, 1)
+        held, blocked = ("false", "false") if self.tree.is_walked else self._stays(self.tree.families[self.oid], row, 1)
         parts = [
             f"roots AS MATERIALIZED (SELECT {self._keys(self.oid)}, {held} AS held, {blocked} AS blocked "
             f"FROM {self.eligible.rows} WHERE {self.eligible.indexable})",
@@ -86,7 +87,7 @@ class Branch:
             "'blocked', (SELECT count(*) FROM roots WHERE blocked AND NOT held))"
         )
 
-    def _stays(self, family: set[int] | frozenset[int], row: str, depth: int) -> tuple[str, str]:
+    def _stays(self, family: AbstractSet[int], row: str, depth: int) -> tuple[str, str]:
         """SQL: whether a row of the family, by the name `row`, must stay for what hangs on it: held, blocked."""
         held: list[str] = []
         blocked: list[str] = []
@@ -98,7 +99,7 @@ class Branch:
             if not edge.deletes:
                 blocked.append(f"{found})")
                 continue
-            below = self._stays(set(self.tree.families[reference.child]), alias, depth + 1)
+            below = self._stays(self.tree.families[reference.child], alias, depth + 1)
             of_it = [below[0], *self._held(reference, alias)]
             for all_of_it, mine in ((held, of_it), (blocked, [below[1]])):
                 if any(condition != "false" for condition in mine):
