@@ -56,14 +56,6 @@ FREEZE = text("""
     WHERE id = :id AND lease_token = :token AND state = 'running'
     RETURNING cutoff, pace, max_rows, max_seconds, requested_action
 """)
-# Of two that begin at the same moment the first one's commit decides; the second waits for it here.
-QUEUE_UP = text("SELECT pg_advisory_xact_lock(hashtextextended('lowtide.run.target ' || :target, 0))")
-AT_WORK = text("""
-    SELECT id FROM lowtide.run
-    WHERE target = :target AND id <> :id AND state = 'running' AND lease_until >= clock_timestamp()
-      AND NOT coalesce(payload @> '{"dry_run": true}', false)
-    ORDER BY started_at LIMIT 1
-""")
 ADVANCE = text("""
     UPDATE lowtide.run SET cursor = CAST(:cursor AS jsonb), rows_expected = coalesce(:rows_expected, rows_expected)
     WHERE id = :id AND lease_token = :token AND state = 'running'
@@ -165,13 +157,6 @@ async def freeze(
     row = await _held(session, FREEZE, claim, values)
     frozen = facts(row._asdict())
     return frozen["cutoff"], frozen["wishes"]
-
-
-async def at_work_on(session: AsyncSession, claim: Claim, *, target: str) -> str | None:
-    """Another run that changes the table now; until the transaction ends no other begins to."""
-    await session.execute(QUEUE_UP, {"target": target})
-    other: str | None = (await session.execute(AT_WORK, {"target": target, "id": claim.id})).scalar_one_or_none()
-    return other
 
 
 async def advance(

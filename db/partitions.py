@@ -70,23 +70,28 @@ UPPER = """
     SELECT CASE WHEN upper <> 'MAXVALUE' THEN {upper} <= {before} ELSE false END
     FROM (SELECT (regexp_match($1::text, ' TO \\(''?([^'')]*)''?\\)$'))[1] AS upper) bound
 """
+# A clone of a database has the same oids.
+HERE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 # Who reads or writes it, and has for long: detaching would wait for the end of that transaction. Prepared transactions
 # have no process, and of other roles' sessions one may not be told since when: those count as long.
-IN_USE = """
+IN_USE = f"""
     SELECT EXISTS (
         SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-        WHERE l.relation = ANY(lowtide.above($1::oid)) AND l.pid IS DISTINCT FROM pg_backend_pid()
+        WHERE l.database = {HERE} AND l.relation = ANY(lowtide.above($1::oid))
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
           AND coalesce(a.xact_start < now() - $2::text::interval, true)
     )
 """
 # Who reads or writes it by its own name, and so is not waited for before ACCESS EXCLUSIVE is asked for: others would
-# wait behind that. VACUUM of the server's own gives way by itself.
-READ_BY_NAME = """
+# wait behind that. Of a parallel query the leader has the parent's lock. The server's own VACUUM gives way by itself.
+READ_BY_NAME = f"""
     SELECT EXISTS (
         SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-        WHERE l.relation = $1::oid AND l.pid IS DISTINCT FROM pg_backend_pid()
+        WHERE l.database = {HERE} AND l.relation = $1::oid AND l.pid IS DISTINCT FROM pg_backend_pid()
           AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
-          AND NOT EXISTS (SELECT FROM pg_locks p WHERE p.relation = $2::oid AND p.pid = l.pid)
+          AND NOT EXISTS (
+              SELECT FROM pg_locks p
+              WHERE p.database = l.database AND p.relation = $2::oid AND p.pid = coalesce(a.leader_pid, l.pid))
     )
 """
 NOTE = """

@@ -13,7 +13,7 @@ from db.targets import Eligible, Target
 from jobs import passes
 from jobs.health import Health
 from jobs.looks import LONGEST_LOOK_S, LookTookTooLong, looking
-from jobs.partitions import bring_back, drop_whole
+from jobs.partitions import InTheWay, bring_back, drop_whole
 from jobs.passes import Outcome
 from jobs.run import Run
 from jobs.scopes import Scopes
@@ -32,6 +32,8 @@ class Total:
     passes: int = 0
     way: str | None = None
     members: int = 0
+    left: list[int] = field(default_factory=list)  # oids of partitions that others were in the way of
+    again: bool = False  # whether only those are left to be purged
     mutual: bool = False  # whether rows that stay may have been kept by rows of a relation that came later
 
     def add(self, relation: Relation, outcome: Outcome, *, alone: bool) -> None:
@@ -43,6 +45,12 @@ class Total:
         self.members += 1
         if outcome.reason is not None and len(self.reasons) < MOST_REASONS:
             self.reasons.append(outcome.reason if alone else f"{relation.name}: {outcome.reason}")
+
+    def leave(self, in_the_way: InTheWay) -> None:
+        """Raises it where nothing else is left to do."""
+        if self.again:
+            raise in_the_way
+        self.left = sorted({*self.left, *(partition.oid for partition in in_the_way.partitions)})
 
     def keep(self, kept: Kept | None) -> None:
         """None: they could not be counted."""
@@ -61,8 +69,8 @@ async def purge(run: Run, scopes: Scopes, *, health: Health) -> Total:
     """Delete what is eligible, from the run's cursor on."""
     policy = scopes.policy
     total = Total(**run.cursor.get("before_it", {}))
-    await bring_back(run.database, policy.target.relation)
-    while (relation := await _present(run, policy.target)) is not None:
+    await _bring_back(run, policy.target.relation, total)
+    while (relation := await _present(run, policy.target, total)) is not None:
         if run.cursor.get("member") != relation.oid:
             run.cursor = {"member": relation.oid, "before_it": asdict(total)} | _lasting(run)
         async with run.database.autocommit() as connection:
@@ -74,9 +82,7 @@ async def purge(run: Run, scopes: Scopes, *, health: Health) -> Total:
         if whole:
             if run.may_work is not None:
                 await run.may_work()
-            if not run.spent and await drop_whole(
-                run, present.eligible, relation.oid, cursor=behind | {"before_it": asdict(total)}
-            ):
+            if not run.spent and await _went_whole(run, present.eligible, total, cursor=behind):
                 await run.rest(0)
                 continue
         outcome = await passes.purge(run, present, health=health)
@@ -86,12 +92,34 @@ async def purge(run: Run, scopes: Scopes, *, health: Health) -> Total:
         if relation.is_all or run.spent:
             break
         await run.keep(behind | {"before_it": asdict(total)})
+    if total.left and not total.again and not run.spent:
+        total.again = True
+        await run.keep(_lasting(run) | {"next": 0, "before_it": asdict(total)})
+        return await purge(run, scopes, health=health)
     if total.mutual and run.rows_done > 0:
         total.remaining = True
         total.reasons.append(
             "rows are kept by others of the same table, some of which may be gone by now: run it again"
         )
     return total
+
+
+async def _bring_back(run: Run, relation: str, total: Total) -> None:
+    """What others are in the way of comes last. Raises InTheWay where nothing else is left to do."""
+    try:
+        await bring_back(run.database, relation, tell=run.tell)
+    except InTheWay as exc:
+        total.leave(exc)
+
+
+async def _went_whole(run: Run, eligible: Eligible, total: Total, *, cursor: dict[str, Any]) -> bool:
+    """Whether the relation that the run is at is done with, or comes last. Raises as `_bring_back`, `drop_whole`."""
+    try:
+        return await drop_whole(run, eligible, run.cursor["member"], cursor=cursor | {"before_it": asdict(total)})
+    except InTheWay as exc:
+        total.leave(exc)
+        await run.keep(cursor | {"before_it": asdict(total)})
+        return True
 
 
 async def _kept(run: Run, eligible: Eligible) -> Kept | None:
@@ -104,11 +132,17 @@ async def _kept(run: Run, eligible: Eligible) -> Kept | None:
         return None
 
 
-async def _present(run: Run, target: Target) -> Relation | None:
+async def _present(run: Run, target: Target, total: Total) -> Relation | None:
     """The relation that the cursor is in, or the next one, where it is gone by now."""
     oid = run.cursor.get("next", run.cursor.get("member", 0))
     async with run.database.autocommit() as connection:
-        return await relations.following(connection, target, oid=oid)
+        if not total.again:
+            return await relations.following(connection, target, oid=oid)
+        for left in total.left:
+            found = await relations.following(connection, target, oid=left) if left >= oid else None
+            if found is not None and found.oid == left:
+                return found
+        return None
 
 
 def _lasting(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ steps.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,12 +35,25 @@ GIVES_WAY_AFTER_S = 0.1
 LONGEST_READ_S, ASKED_EVERY_S = 5.0, 0.25
 
 
+class InTheWay(Waiting):
+    """Partitions that we can't detach, or attach again, without holding up others: they are on their way out, and their
+    rows are not seen through the table meanwhile."""
+
+    def __init__(self, partitions: list[Partition]) -> None:
+        names = ", ".join(partition.name for partition in partitions)
+        super().__init__(f"{names} is in use by its own name: to wait there would hold up others")
+        self.partitions = partitions
+
+
 class PartitionAstray(Refused):
     """A partition that was detached can't be attached again."""
 
 
 async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str, Any]) -> bool:
-    """Whether the relation went as a whole; then the run is at the cursor. False: it has to be purged row by row."""
+    """Whether the relation went as a whole; then the run is at the cursor. False: it has to be purged row by row.
+
+    Raises InTheWay; and what the run's gate raises, when it is attached again.
+    """
     async with run.database.tuned(**WAITING) as connection:
         partition = await partitions.droppable(connection, eligible, oid)
         if partition is None or await partitions.is_in_use(connection, partition):
@@ -53,6 +66,8 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
     begun = time.monotonic()
     try:
         await _detach(run, partition)
+        if not await _is_still_time(run, partition):
+            return False
         begun = time.monotonic()
         await _drop(run, partition, eligible, cursor)
     except asyncpg.PostgresError as exc:
@@ -67,27 +82,43 @@ async def drop_whole(run: Run, eligible: Eligible, oid: int, *, cursor: dict[str
 
 async def _is_left_alone(run: Run, connection: asyncpg.Connection, partition: Partition) -> bool:
     """Whether nobody reads it by its own name, or has done with that soon."""
-    deadline = time.monotonic() + LONGEST_READ_S
+    deadline, told = time.monotonic() + LONGEST_READ_S, False
     while is_read := await partitions.is_read_by_name(connection, partition):
-        await run.wait(f"{partition.name} is in use by its own name: it is dropped when that is over")
+        told = True
+        await run.tell(f"{partition.name} is in use by its own name: it is dropped when that is over")
         if time.monotonic() >= deadline:
             break
         await asyncio.sleep(ASKED_EVERY_S)
-    if run.waiting:
-        await run.wait(None)
+    if told:
+        await run.tell(None)
     return not is_read
 
 
+async def _is_still_time(run: Run, partition: Partition) -> bool:
+    """To detach it may have taken long."""
+    try:
+        if run.may_work is not None:
+            await run.may_work()
+    except (Waiting, Refused):
+        await bring_back(run.database, partition.parent)
+        raise
+    if run.spent:
+        await bring_back(run.database, partition.parent)
+    return not run.spent
+
+
 async def _detach(run: Run, partition: Partition) -> None:
+    await run.tell(f"{partition.name} is being detached, and waits for those who use it")
     async with run.database.tuned(**WAITING) as connection:
         await partitions.note(connection, partition, run_id=run.id)
         async with _giving_way(run.database, connection, partition):
             await partitions.detach(connection, partition)
+    await run.tell(None)
 
 
 @asynccontextmanager
 async def _giving_way(database: Database, connection: asyncpg.Connection, partition: Partition) -> AsyncIterator[None]:
-    """For a statement that may wait long for its locks. Raises Waiting where others would have waited behind it: it is
+    """For a statement that may wait long for its locks. Raises InTheWay where others would have waited behind it: it is
     cancelled, and what it has done by then is found by `bring_back`."""
     async with watching(database, connection) as watch:
         watch.patience_s = GIVES_WAY_AFTER_S
@@ -97,7 +128,7 @@ async def _giving_way(database: Database, connection: asyncpg.Connection, partit
         except asyncpg.QueryCanceledError as exc:
             if not watch.gave_way:
                 raise
-            raise Waiting(f"{partition.name} is in use by its own name: to wait there would hold up others") from exc
+            raise InTheWay([partition]) from exc
         finally:
             await watch.end()
 
@@ -112,28 +143,34 @@ async def _drop(run: Run, partition: Partition, eligible: Eligible, cursor: dict
         await run.batch(connection, [Batch(drop, cursor)])
 
 
-async def bring_back(database: Database, relation: str | None) -> list[str]:
+async def bring_back(
+    database: Database, relation: str | None, *, tell: Callable[[str | None], Awaitable[None]] | None = None
+) -> list[str]:
     """Attach what earlier runs, or this one, have left detached of a table; None: of all tables, but for those that a
-    run is at work on. Return the names of what is attached again. Raises PartitionAstray; Waiting, once it has seen to
-    all of them, where others would have waited behind us."""
+    run is at work on. Return the names of what is attached again. Raises PartitionAstray; InTheWay, once it has seen to
+    all of them."""
     async with database.autocommit() as connection:
         if not (left := await partitions.noted(connection, relation)):
             return []
     brought: list[str] = []
-    hindered: Waiting | None = None
+    hindered: list[Partition] = []
     async with database.tuned(**WAITING) as connection:
         for noted in left:
             if noted.state in {"gone", "attached"}:
                 await partitions.forget(connection, noted.partition)
             if noted.state not in {"pending", "detached"}:
                 continue
+            if tell is not None:
+                await tell(f"{noted.partition.name} is being attached again, and waits for those who use it")
             try:
                 if await _attach(database, connection, noted, relation):
                     brought.append(noted.partition.name)
-            except Waiting as exc:
-                hindered = exc  # the others need not wait for it
-    if hindered is not None:
-        raise hindered
+            except InTheWay as exc:
+                hindered += exc.partitions  # the others need not wait for it
+    if tell is not None:
+        await tell(None)
+    if hindered:
+        raise InTheWay(hindered)
     return brought
 
 

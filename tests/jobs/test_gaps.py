@@ -170,8 +170,8 @@ async def test_two_that_bring_a_partition_back_do_not_hinder_each_other(
 
     await months.months(sql)
     async with database.autocommit() as connection:
-        await partitions.note(connection, await months._as_partition(sql, "edge"), run_id="crashed")
-    await months._detach_by_half(database, sql, "edge")
+        await partitions.note(connection, await months.as_partition(sql, "edge"), run_id="crashed")
+    await months.detach_by_half(database, sql, "edge")
     await sql.execute("ALTER TABLE p DETACH PARTITION edge FINALIZE")
     monkeypatch.setattr(partitions, "noted", noted)
     await asyncio.gather(bring_back(database, None), bring_back(database, '"public"."p"'))

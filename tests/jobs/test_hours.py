@@ -73,11 +73,13 @@ def test_the_next_opening_is_found_through_daylight_saving(hours: Hours, now: st
 
 def life_at(database: Database, now: Callable[[], datetime], **rules: Any) -> Life:
     """With a clock that the test holds, where the worker would ask the server's."""
+    return with_clock(life_with(database, **rules), now)
 
+
+def with_clock(life: Life, now: Callable[[], datetime]) -> Life:
     async def clock(_: Database) -> Callable[[], datetime]:
         return now
 
-    life = life_with(database, **rules)
     (policy,) = life.jobs["purge-old-deleted"].perform.keywords["policies"]  # type: ignore[attr-defined]  # a partial
     perform: Callable[..., Awaitable[dict[str, Any]]] = partial(
         purge_old_deleted, policies=(policy,), disabled={}, clock=clock

@@ -10,10 +10,7 @@ import pytest
 from db import partitions
 from db.engine import Database
 from db.targets import Target
-from jobs import life as life_module
-from jobs import partitions as jobs_partitions
 from jobs.catalog import PAYLOADS, jobs
-from jobs.failures import Waiting
 from jobs.life import Life
 from jobs.policies import Policies, Policy
 from tests.eventually import eventually
@@ -24,7 +21,6 @@ from worker.metrics import Metrics
 from worker.pulse import Pulse
 
 ROWS = 1000
-WAITS_FOR_A_TABLE = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND mode = 'AccessExclusiveLock'"
 
 
 async def months(sql: asyncpg.Connection, *, kind: str = "timestamptz") -> None:
@@ -163,89 +159,6 @@ async def test_a_row_that_must_stay_and_comes_while_the_partition_is_detached_br
     assert await sql.fetchval("SELECT count(*) FROM lowtide.detaching") == 0
 
 
-async def test_nobody_waits_behind_a_detach_for_those_who_read_the_partition_by_its_own_name(
-    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Detaching takes ACCESS EXCLUSIVE at its end, and waits for it behind a reader who knows nothing of the parent.
-    Control: without giving way, all others waited as long as that reader took."""
-    await months(sql)
-    monkeypatch.setattr(life_module, "LONGEST_LOOK_S", 0.5)
-    life = life_of(database)
-    reading, holding = [await asyncpg.connect(database.address.dsn) for _ in range(2)]
-    async with reading.transaction():
-        async with holding.transaction():
-            await holding.execute("SELECT FROM p LIMIT 1")
-            await accept(life, "purge-old-deleted", "run", policy="p")
-            serving = asyncio.create_task(serve_to_the_end(life, "run"))
-            leaving = await eventually(
-                lambda: sql.fetchval("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending")
-            )
-            await reading.execute(f"SELECT FROM {leaving} LIMIT 1")
-        await eventually(lambda: sql.fetchval(f"SELECT EXISTS ({WAITS_FOR_A_TABLE})"))
-        assert await sql.fetchval(f"SELECT count(*) FROM {leaving}", timeout=1) == ROWS
-        reason = await eventually(
-            lambda: sql.fetchval("SELECT wait_reason FROM lowtide.run WHERE state = 'queued' AND attempt > 0")
-        )
-    await serving
-    await asyncio.gather(reading.close(), holding.close())
-    assert leaving in reason
-    ended = await row(life, "run")
-    assert ended.result is not None
-    assert ended.result["purged"] == ended.rows_done
-    assert not {"old", "older"} & (await standing(sql)).keys()
-    assert await sql.fetchval("SELECT count(*) FROM lowtide.detaching") == 0
-
-
-async def test_a_partition_that_is_read_by_its_own_name_is_purged_by_rows(
-    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await months(sql)
-    monkeypatch.setattr(jobs_partitions, "LONGEST_READ_S", 0.2)
-    reading = await asyncpg.connect(database.address.dsn)
-    async with reading.transaction():
-        await reading.execute("SELECT FROM old LIMIT 1")
-        result = await purge(database)
-    await reading.close()
-    assert result["partitions"] == {"public.older": ROWS}
-    assert "old" in await attached(sql)
-
-
-async def test_a_short_read_of_a_partition_is_waited_for(database: Database, sql: asyncpg.Connection) -> None:
-    await months(sql)
-    life = life_of(database)
-    reading = await asyncpg.connect(database.address.dsn)
-    async with reading.transaction():
-        await reading.execute("SELECT FROM older LIMIT 1")
-        await reading.execute("SELECT FROM old LIMIT 1")
-        await accept(life, "purge-old-deleted", "run", policy="p")
-        serving = asyncio.create_task(serve_to_the_end(life, "run"))
-        await eventually(lambda: sql.fetchval("SELECT wait_reason LIKE '%own name%' FROM lowtide.run"))
-    await serving
-    await reading.close()
-    ended = await row(life, "run")
-    assert ended.result is not None
-    assert ended.result["partitions"] == {"public.older": ROWS, "public.old": ROWS}
-    assert ended.wait_reason is None
-
-
-async def test_nobody_waits_behind_an_attach_either(database: Database, sql: asyncpg.Connection) -> None:
-    await months(sql)
-    async with database.autocommit() as connection:
-        await partitions.note(connection, await _as_partition(sql, "edge"), run_id="crashed")
-    await _detach_by_half(database, sql, "edge")
-    await sql.execute("ALTER TABLE p DETACH PARTITION edge FINALIZE")
-    reading = await asyncpg.connect(database.address.dsn)
-    async with reading.transaction():
-        await reading.execute("SELECT FROM edge LIMIT 1")
-        bringing = asyncio.create_task(jobs_partitions.bring_back(database, None))
-        await eventually(lambda: sql.fetchval(f"SELECT EXISTS ({WAITS_FOR_A_TABLE})"))
-        assert await sql.fetchval("SELECT count(*) FROM edge", timeout=1) == ROWS
-        with pytest.raises(Waiting, match=r"public\.edge"):
-            await bringing
-    await reading.close()
-    assert await jobs_partitions.bring_back(database, None) == ["public.edge"]
-
-
 @pytest.mark.parametrize("step", ["noted", "pending", "detached"])
 async def test_what_a_crash_left_on_its_way_out_is_attached_again_first(
     database: Database, sql: asyncpg.Connection, step: str
@@ -255,11 +168,11 @@ async def test_what_a_crash_left_on_its_way_out_is_attached_again_first(
         "SELECT count(*) FROM pg_constraint WHERE conrelid = 'edge'::regclass AND contype = 'c'"
     )
     async with database.autocommit() as connection:
-        await partitions.note(connection, await _as_partition(sql, "edge"), run_id="crashed")
+        await partitions.note(connection, await as_partition(sql, "edge"), run_id="crashed")
     if step == "noted":
         await sql.execute("UPDATE lowtide.detaching SET begun_at = now() - interval '1 hour'")
     else:
-        await _detach_by_half(database, sql, "edge")
+        await detach_by_half(database, sql, "edge")
     if step == "detached":
         await sql.execute("ALTER TABLE p DETACH PARTITION edge FINALIZE")
     due = await sql.fetchval("SELECT count(*) FROM edge WHERE at < now() - interval '90 days'")
@@ -271,7 +184,7 @@ async def test_what_a_crash_left_on_its_way_out_is_attached_again_first(
     assert await sql.fetchval("SELECT count(*) FROM lowtide.detaching") == 0
 
 
-async def _as_partition(sql: asyncpg.Connection, name: str) -> partitions.Partition:
+async def as_partition(sql: asyncpg.Connection, name: str) -> partitions.Partition:
     oid, parent, bound = await sql.fetchrow(
         "SELECT oid::bigint, 'p'::regclass::oid::bigint, pg_get_expr(relpartbound, oid) FROM pg_class "
         "WHERE relname = $1",
@@ -280,7 +193,7 @@ async def _as_partition(sql: asyncpg.Connection, name: str) -> partitions.Partit
     return partitions.Partition(oid, f"public.{name}", "public.p", parent, bound)
 
 
-async def _detach_by_half(database: Database, sql: asyncpg.Connection, name: str) -> None:
+async def detach_by_half(database: Database, sql: asyncpg.Connection, name: str) -> None:
     """As where the server goes down while it waits for those that use the table."""
     reading, detaching = [await asyncpg.connect(database.address.dsn) for _ in range(2)]
     async with reading.transaction():
@@ -318,8 +231,8 @@ async def test_a_partition_that_nobody_purges_any_more_is_attached_again_by_the_
 ) -> None:
     await months(sql)
     async with database.autocommit() as connection:
-        await partitions.note(connection, await _as_partition(sql, "edge"), run_id="crashed")
-    await _detach_by_half(database, sql, "edge")
+        await partitions.note(connection, await as_partition(sql, "edge"), run_id="crashed")
+    await detach_by_half(database, sql, "edge")
     await sql.execute("ALTER TABLE p RENAME TO renamed")
     await Lookout(database, Policies((), ()), metrics=Metrics(jobs=PAYLOADS, pulse=Pulse())).look()
     assert (
