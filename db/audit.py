@@ -1,7 +1,7 @@
 """The audit: what was purged, by whom, under which rule. Rows are added, and never changed.
 
-The database stamps each row with its time and its login. A run's end is written by the database, in the transaction
-that ends it (trigger run_ended): whoever wrote its begin has nothing to do for that.
+The database stamps each row with its time and its login. A run's begin is written by whoever holds its lease
+(lowtide.audit_begin), its end by the database, in the transaction that ends it (trigger run_ended).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from db.claims import Claim
+from db.faults import translated
 from db.jsonb import as_jsonb
 
 OPEN = text("""
@@ -19,9 +21,7 @@ OPEN = text("""
                      WHERE run = :run AND event IN ('begin', 'end') ORDER BY id DESC LIMIT 1), false)
 """)
 BEGIN = text("""
-    INSERT INTO lowtide.audit (event, run, policy, table_name, requested_by, policy_sha256, cutoff, detail)
-    SELECT 'begin', id, :policy, :table, requested_by, :policy_sha256, :cutoff, CAST(:detail AS jsonb)
-    FROM lowtide.run WHERE id = :run
+    SELECT lowtide.audit_begin(:run, :token, :policy, :table, :policy_sha256, :cutoff, CAST(:detail AS jsonb))
 """)
 NOTE = text("""
     INSERT INTO lowtide.audit (event, run, policy, table_name, requested_by, policy_sha256, cutoff, detail)
@@ -59,7 +59,7 @@ async def is_open(session: AsyncSession, run_id: str) -> bool:
 
 async def begin(
     session: AsyncSession,
-    run_id: str,
+    claim: Claim,
     *,
     policy: str,
     table: str,
@@ -69,10 +69,11 @@ async def begin(
 ) -> None:
     """Before the first delete, in a transaction that holds the run's row and is committed before that delete.
 
-    `detail["range"]` is repeated at the end.
+    `detail["range"]` is repeated at the end. Raises RunFenced.
     """
-    values = {"run": run_id, "policy": policy, "table": table, "policy_sha256": policy_sha256}
-    await session.execute(BEGIN, values | {"cutoff": cutoff, "detail": as_jsonb(detail)})
+    values = {"run": claim.id, "token": claim.token, "policy": policy, "table": table, "policy_sha256": policy_sha256}
+    with translated(claim.id):
+        await session.execute(BEGIN, values | {"cutoff": cutoff, "detail": as_jsonb(detail)})
 
 
 async def note(

@@ -27,7 +27,7 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA lowtide GRANT SELECT, INSERT, UPDATE, DELETE 
 ALTER DEFAULT PRIVILEGES IN SCHEMA lowtide GRANT EXECUTE ON ROUTINES TO lowtide_worker;
 -- A hold is for people to place and to release, and the audit is append-only: triggers refuse the rest to the owner too.
 REVOKE INSERT, UPDATE, DELETE ON lowtide.hold FROM lowtide_worker;
-REVOKE UPDATE, DELETE ON lowtide.audit FROM lowtide_worker;
+REVOKE INSERT, UPDATE, DELETE ON lowtide.audit FROM lowtide_worker;
 -- Without it a gentle run can't see standbys, snapshots of other roles and the WAL archive, says so, and goes on.
 GRANT pg_monitor TO lowtide_worker;
 

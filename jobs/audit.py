@@ -37,7 +37,7 @@ async def begin(run: Run, scopes: Scopes) -> None:
         async with run.transaction() as session:
             await audit.begin(
                 session,
-                run.id,
+                run.claim,
                 policy=policy.name,
                 table=policy.target.name,
                 policy_sha256=policy.digest,
@@ -55,7 +55,7 @@ async def _refused(run: Run, error: Exception) -> AuditRefused:
         role = quoted(await queryplans.role(connection))
     return AuditRefused(
         f"a purge is written down before it begins, and this one can't be: {server_message(error)}. Nothing was "
-        f"deleted. GRANT SELECT, INSERT ON lowtide.audit TO {role};"
+        f"deleted. GRANT SELECT ON lowtide.audit TO {role}; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO {role};"
     )
 
 

@@ -26,7 +26,8 @@ NEEDED = {
     "paused_schedule": ("SELECT", "INSERT", "UPDATE"),
     "migration": ("SELECT",),
     "hold": ("SELECT",),
-    "audit": ("SELECT", "INSERT"),
+    "audit": ("SELECT",),
+    "plan": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "detaching": ("SELECT", "INSERT", "DELETE"),
 }
 

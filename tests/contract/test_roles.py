@@ -91,7 +91,7 @@ async def test_the_worker_does_all_four_jobs_and_owns_nothing(
         await database.close()
 
 
-async def test_the_worker_reads_holds_and_adds_to_the_audit_and_changes_neither(
+async def test_the_worker_reads_holds_and_the_audit_and_changes_neither(
     roles: None, database_url: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(
@@ -100,13 +100,12 @@ async def test_the_worker_reads_holds_and_adds_to_the_audit_and_changes_neither(
     )
     night = await asyncpg.connect(as_role(database_url, "night"))
     try:
-        await night.execute("INSERT INTO lowtide.audit (event, role) VALUES ('note', 'somebody else')")
-        assert await night.fetchval("SELECT role FROM lowtide.audit") == "night"
         assert await night.fetchval("SELECT count(*) FROM lowtide.hold") == 1
         await night.execute(
             "SELECT lowtide.under_holds(ARRAY['task'::regclass::oid], ARRAY['task'::regclass::oid || '.id'])"
         )
         for forbidden in (
+            "INSERT INTO lowtide.audit (event) VALUES ('note')",
             "UPDATE lowtide.audit SET role = 'x'",
             "DELETE FROM lowtide.audit",
             "TRUNCATE lowtide.audit",
@@ -138,11 +137,17 @@ async def test_the_operator_places_and_releases_holds_and_steers_runs_and_delete
 
     keeper = await asyncpg.connect(url)
     try:
+        await keeper.execute("INSERT INTO lowtide.audit (event, role) VALUES ('note', 'somebody else')")
+        assert await keeper.fetchval("SELECT role FROM lowtide.audit WHERE event = 'note'") == "keeper"
         for forbidden in (
             "DELETE FROM task",
             "DELETE FROM lowtide.hold",
             "UPDATE lowtide.hold SET value = '8'",
             "UPDATE lowtide.audit SET run = 'x'",
+            # Control: this one was on record then, and the run's own begin and end were not.
+            "INSERT INTO lowtide.audit (event, run, policy) VALUES ('begin', 'night', 'harmless')",
+            "INSERT INTO lowtide.audit (event, run, policy) VALUES ('end', 'night', 'harmless')",
+            "SELECT lowtide.audit_begin('night', 0, 'harmless', 't', '', now(), '{}')",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await keeper.execute(forbidden)

@@ -16,7 +16,7 @@ from db.engine import Database
 from db.migrate import NewerLedger, migrate, pending
 from db.tasktables import MisfitTables
 
-LEDGER = [f"lowtide_{number:04}" for number in range(1, 8)]
+LEDGER = [f"lowtide_{number:04}" for number in range(1, 9)]
 TASKS = ["tasks_0001", "tasks_0002"]
 ALL = [*LEDGER, *TASKS]
 

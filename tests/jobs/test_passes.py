@@ -133,7 +133,7 @@ async def purger(database: Database, sql: asyncpg.Connection) -> AsyncIterator[D
     await sql.execute(
         "GRANT USAGE ON SCHEMA lowtide TO purger; GRANT SELECT, INSERT, UPDATE ON lowtide.run TO purger; "
         "GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO purger; GRANT SELECT, DELETE ON t TO purger; "
-        "GRANT SELECT ON lowtide.hold, lowtide.detaching TO purger; GRANT SELECT, INSERT ON lowtide.audit TO purger"
+        "GRANT SELECT ON lowtide.hold, lowtide.detaching TO purger; GRANT SELECT ON lowtide.audit TO purger"
     )
     parts = urlsplit(database.address.dsn)
     opened = engine.connect(urlunsplit(parts._replace(netloc=f"purger:secret@{parts.netloc.rpartition('@')[2]}")))
