@@ -58,7 +58,7 @@ RETRY = text("""
         started_at = NULL, attempt = 0,
         error = NULL, result = NULL, wait_reason = NULL, requested_action = NULL,
         cursor = CASE WHEN :from_start THEN '{}' ELSE cursor END,
-        counters = CASE WHEN :from_start THEN '{}' ELSE counters END,
+        counters = CASE WHEN :from_start THEN '{}' ELSE counters - 'outside_hours_s' END,
         rows_done = CASE WHEN :from_start THEN 0 ELSE rows_done END,
         batches = CASE WHEN :from_start THEN 0 ELSE batches END
     WHERE id = :id AND state IN ('failed', 'cancelled') AND payload IS NOT NULL

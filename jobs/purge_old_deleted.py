@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from db import leases, relations, turns
+from db import leases, turns
 from db.partitions import NAMED
 from db.trees import CHILD
 from jobs import audit, changed, members, plans
@@ -71,10 +71,7 @@ async def purge_old_deleted(
         if (refused := await changed.refusal(run, policy, exc)) is None:
             raise
         raise refused from exc
-    async with run.database.autocommit() as connection:
-        present = await relations.all_of(connection, policy.target)
-    targets = [relation.as_target(policy.target) for relation in present]
-    if (upkeep := await after_purge(run, policy, targets, now=now)) is not None:
+    if (upkeep := await after_purge(run, policy, now=now)) is not None:
         result["vacuum"] = upkeep
     return result
 

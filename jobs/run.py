@@ -81,8 +81,12 @@ class Run:
     @property
     def spent(self) -> bool:
         """Whether it has done what it may do at most."""
+        return self.rows_left == 0 or self.out_of_time
+
+    @property
+    def out_of_time(self) -> bool:
         longest = self.wishes.max_seconds
-        return self.rows_left == 0 or (longest is not None and self.running_for.total_seconds() >= longest)
+        return longest is not None and self.running_for.total_seconds() >= longest
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

@@ -6,7 +6,7 @@ writer would feel. It is begun once: a run that was interrupted in it leaves the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from db import upkeep
+from db import relations, upkeep
 from db.faults import server_message
 from db.partitions import NAMED
 from db.targets import Target
@@ -36,36 +36,50 @@ LOOK_EVERY_S = 1.0
 BEGUN = "vacuum"
 
 
-async def after_purge(
-    run: Run, policy: Policy, targets: Sequence[Target], *, now: Callable[[], datetime]
-) -> dict[str, Any] | None:
-    """Vacuum what needs it of these relations; return what was done, by relation, for the result.
+class OutOfTime(Exception):
+    """The run has taken as long as it may (max_seconds)."""
+
+
+async def after_purge(run: Run, policy: Policy, *, now: Callable[[], datetime]) -> dict[str, Any] | None:
+    """Vacuum what needs it of the policy's relations; return what was done, by relation, for the result.
 
     None where the policy never wants it, or nothing was deleted. Raises Steered and RunFenced: meanwhile the run is
     held, tells onlookers what it does, and hears its operator.
     """
     dropped = sum(rows for name, rows in run.counters.items() if name.startswith(NAMED))
-    deleted = run.rows_done - dropped
-    if policy.vacuum_share is None or deleted == 0:
+    if policy.vacuum_share is None or run.rows_done == dropped:
         return None
-    told: dict[str, Any] = {}
     interrupted = BEGUN in run.cursor
-    async with run.database.autocommit() as connection:
-        spaces = [(target, await upkeep.space(connection, target)) for target in targets]
-    for target, space in spaces:
-        name = target.name
-        if space.dead_rows < LEAST_DEAD_ROWS or space.dead_share < policy.vacuum_share:
-            few = f"{space.dead_rows:,} of its rows are dead, {space.dead_share:.1%}: too few for it"
-            told[name] = {"done": False, "reason": few}
-        elif interrupted:
-            told[name] = {
-                "done": False,
-                "reason": "interrupted: its worker stopped meanwhile; autovacuum does the rest",
-            }
-        else:
-            await run.keep(run.cursor | {BEGUN: name})
-            told[name] = await _vacuumed(run, policy, target, space, now)
+    try:
+        async with run.database.autocommit() as connection:
+            present = await relations.all_of(connection, policy.target)
+    except (asyncpg.PostgresError, *LOST) as exc:
+        return {policy.target.name: _not_done(server_message(exc))}
+    told = {}
+    for relation in present:
+        target = relation.as_target(policy.target)
+        try:
+            told[target.name] = await _looked_after(run, policy, target, now, interrupted=interrupted)
+        except (OutsideHours, OutOfTime, asyncpg.PostgresError, *LOST) as exc:
+            told[target.name] = _not_done(server_message(exc))
     return told
+
+
+async def _looked_after(
+    run: Run, policy: Policy, target: Target, now: Callable[[], datetime], *, interrupted: bool
+) -> dict[str, Any]:
+    async with run.database.autocommit() as connection:
+        space = await upkeep.space(connection, target)
+    if policy.vacuum_share is None or space.dead_rows < LEAST_DEAD_ROWS or space.dead_share < policy.vacuum_share:
+        return _not_done(f"{space.dead_rows:,} of its rows are dead, {space.dead_share:.1%}: too few for it")
+    if interrupted:
+        return _not_done("interrupted: its worker stopped meanwhile; autovacuum does the rest")
+    await run.keep(run.cursor | {BEGUN: target.name})
+    return await _vacuumed(run, policy, target, space, now)
+
+
+def _not_done(reason: str) -> dict[str, Any]:
+    return {"done": False, "reason": reason}
 
 
 async def _vacuumed(
@@ -74,7 +88,7 @@ async def _vacuumed(
     begun = time.monotonic()
     try:
         warnings = await _held(run, policy, target, now)
-    except (OutsideHours, asyncpg.PostgresError, *LOST) as exc:
+    except (OutsideHours, OutOfTime, asyncpg.PostgresError, *LOST) as exc:
         warnings = [server_message(exc)]
     told: dict[str, Any] = {"done": not warnings, "seconds": round(time.monotonic() - begun, 2)}
     if warnings:
@@ -100,6 +114,8 @@ async def _held(run: Run, policy: Policy, target: Target, now: Callable[[], date
     async with alongside(vacuum()) as vacuuming:
         while not vacuuming.done():
             require_open(policy, now=now())
+            if run.out_of_time:
+                raise OutOfTime(f"the run has taken its {run.wishes.max_seconds} s (max_seconds)")
             await run.tell(f"VACUUM of {target.name}, after the purge")
             await asyncio.wait([vacuuming], timeout=LOOK_EVERY_S)
         vacuuming.result()

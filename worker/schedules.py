@@ -1,6 +1,6 @@
 """Schedules: when a policy's purge is due by the clock. The ledger makes each fire time one run over all workers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -54,22 +54,30 @@ def last_fire_time(policy: Policy, *, now: datetime) -> FireTime | None:
 def _newest(policy: Policy, *, since: datetime, now: datetime) -> FireTime | None:
     if policy.schedule is None:
         return None
-    zone = ZoneInfo(policy.timezone)
     newest = None
-    # Forward: cronsim knows what daylight saving does to a local time.
-    for local in CronSim(policy.schedule, since.astimezone(zone)):
-        if local > now:
+    for instant in _fire_times(policy, policy.schedule, after=since):
+        if instant > now:
             break
-        newest = FireTime(policy, local.astimezone(UTC))
+        newest = FireTime(policy, instant)
     return newest
+
+
+def _fire_times(policy: Policy, schedule: str, *, after: datetime) -> Iterator[datetime]:
+    """In UTC, from the first one after `after` on. Forward: cronsim knows what daylight saving does to a local time.
+
+    Of an hour that autumn repeats it takes the first one, also where `after` is in the second: what it then tells for a
+    time that has been is left out.
+    """
+    for local in CronSim(schedule, after.astimezone(ZoneInfo(policy.timezone))):
+        if (instant := local.astimezone(UTC)) > after:
+            yield instant
 
 
 def next_fire_time(policy: Policy, *, now: datetime) -> datetime:
     """The first fire time after `now`, in UTC, of a policy that has a schedule."""
     if policy.schedule is None:
         raise ValueError(f"policy {policy.name} has no schedule")
-    local: datetime = next(CronSim(policy.schedule, now.astimezone(ZoneInfo(policy.timezone))))
-    return local.astimezone(UTC)
+    return next(_fire_times(policy, policy.schedule, after=now))
 
 
 async def fire(database: Database, policies: tuple[Policy, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
+from db import steering
 from db.engine import Database
 from jobs.catalog import Job, jobs
 from jobs.endings import Again, Finished
@@ -21,6 +22,7 @@ from jobs.purge_old_deleted import purge_old_deleted
 from jobs.purge_payload import PurgeOldDeleted
 from tests.jobs.test_blast import POLICY, left, life_with, refusal, table
 from tests.jobs.test_plan import approve, planned
+from tests.jobs.test_sweep import _slow_trigger as slow_trigger
 from tests.ledger import accept, row, run, serve_to_the_end
 
 NIGHT = Hours(time(1), time(5))
@@ -221,3 +223,22 @@ async def test_a_policy_that_fails_does_not_hinder_another(database: Database, s
     ended = [await row(life, name) for name in "tuv"]
     assert [each.state for each in ended] == ["failed", "succeeded", "failed"]
     assert await sql.fetchval("SELECT count(*) FROM u") == 0
+
+
+async def test_a_run_that_is_tried_again_has_no_more_time_for_the_hours_that_it_rested(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: 13 hours that it had waited came on top of its one second."""
+    await table(sql, gone=2_000, live=4_000)
+    await slow_trigger(sql, "0.002")
+    asleep = life_at(database, lambda: NOON, max_seconds=1, **BERLINS_NIGHT)
+    await accept(asleep, "purge-old-deleted", "run", policy="t")
+    await asleep.serve("run")
+    for change in (steering.cancel, partial(steering.retry, from_start=False)):
+        async with database.sessions.begin() as session:
+            await change(session, "run")
+    await sql.execute("UPDATE lowtide.run SET not_before = now()")
+    await serve_to_the_end(life_at(database, lambda: ONE_OCLOCK, max_seconds=1, **BERLINS_NIGHT), "run")
+    ended = await row(asleep, "run")
+    assert ended.state == "succeeded"
+    assert ended.rows_done < 2_000

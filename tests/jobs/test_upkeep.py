@@ -8,8 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import steering
+from db import steering, upkeep
 from db.engine import Database, connect
+from db.targets import Target
 from jobs.endings import Again, Finished, Parked
 from jobs.life import Life
 from tests.eventually import eventually
@@ -218,3 +219,36 @@ async def test_each_partition_is_looked_at_by_itself(database: Database, sql: as
     assert (told["done"], told["dead_share"], told["before"]["dead_rows"]) == (True, 0.5, 5000)
     other = await vacuumed(life, name="public.t1")
     assert other == {"done": False, "reason": "0 of its rows are dead, 0.0%: too few for it"}
+
+
+async def test_what_becomes_of_a_partition_meanwhile_fails_nothing(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: the purge that was done ended as failed."""
+    await sql.execute(
+        "CREATE TABLE t (id int, gone_at timestamptz) PARTITION BY RANGE (id);"
+        "CREATE TABLE t0 PARTITION OF t FOR VALUES FROM (0) TO (10); CREATE TABLE t1 PARTITION OF t DEFAULT;"
+        "INSERT INTO t SELECT n, now() - interval '1 year' FROM generate_series(0, 8) n"
+    )
+    real = upkeep.space
+
+    async def space(connection: asyncpg.Connection, target: Target) -> upkeep.Space:
+        if target.table == "t1":
+            await sql.execute("DROP TABLE t1")
+        return await real(connection, target)
+
+    monkeypatch.setattr(upkeep, "space", space)
+    life = life_with(database, vacuum_share=0.1)
+    ended = await run(life, "purge-old-deleted", policy="t")
+    assert (ended.state, ended.rows_done) == ("succeeded", 9)
+    assert (await vacuumed(life, name="public.t1"))["reason"] == 'relation "public.t1" does not exist'
+
+
+async def test_max_seconds_ends_it(database: Database, sql: asyncpg.Connection) -> None:
+    """Control: it went on for as long as it took, up to six hours."""
+    await slow_vacuum(database, sql)
+    await wide(sql, gone=2000)
+    life = life_with(database, max_seconds=2, vacuum_share=0.1)
+    ended = await run(life, "purge-old-deleted", policy="t", pace="full")
+    assert (ended.state, ended.rows_done) == ("succeeded", 2000)
+    assert (await vacuumed(life))["reason"] == "the run has taken its 2 s (max_seconds)"

@@ -13,7 +13,7 @@ from db.engine import Database
 from jobs.policies import OLD_DELETED_TASKS, Policy
 from tests.eventually import eventually
 from worker import schedules
-from worker.schedules import last_fire_time
+from worker.schedules import last_fire_time, next_fire_time
 
 BERLIN = replace(OLD_DELETED_TASKS, name="berlin", timezone="Europe/Berlin")
 
@@ -59,6 +59,12 @@ def test_an_hourly_schedule_follows_the_hours_that_pass(first: str, runs: int) -
     last = (_utc(first) + timedelta(hours=runs)).replace(tzinfo=None).isoformat()
     found = {at for at in _fired_between(first, last, policy=hourly) if at > _utc(first)}
     assert len(found) == runs
+
+
+def test_in_the_hour_that_autumn_repeats_no_time_comes_again() -> None:
+    """Control: at 03:20 the fire time of an hour and 50 minutes before was made up for, and the next one was past."""
+    assert last_fire_time(BERLIN, now=_utc("2026-10-25T02:20:00")) is None
+    assert next_fire_time(BERLIN, now=_utc("2026-10-25T01:10:00")) == _utc("2026-10-26T01:30:00")
 
 
 def test_without_a_schedule_there_is_no_fire_time() -> None:
