@@ -42,6 +42,7 @@ SESSION = {
     "lock_timeout": "100ms",
     "statement_timeout": "5min",
     "TimeZone": "UTC",
+    "timezone_abbreviations": "Default",  # which PostgreSQL looks up before the names of zones
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",  # a number is printed as itself

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from db.targets import quoted
+from db.targets import quoted, written
 from db.triggers import on_delete
 
 # pg_constraint.confdeltype
@@ -39,7 +39,8 @@ class Reference:
 
     @property
     def name(self) -> str:
-        return f"{self.schema}.{self.table}"
+        """As a policy declares it."""
+        return written(self.schema, self.table)
 
     def joined(self, child: str, parent: str) -> str:
         """That a row of the child, under this alias, points to one of the parent."""

@@ -117,3 +117,8 @@ def quoted(identifier: str) -> str:
 
 def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
+
+
+def written(*parts: str) -> str:
+    """A name as a policy file has it: a part with a dot or a quote in double quotes, so that no two are the same."""
+    return ".".join(quoted(part) if "." in part or '"' in part else part for part in parts)

@@ -1,5 +1,6 @@
 """What becomes of rows that point to those that a purge deletes: read from the catalog, decided by the policy."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ async def tree(connection: asyncpg.Connection, oid: int, declared: Mapping[str, 
     family = await references.family(connection, oid)
     walk = await _walk(connection, everything, family | whole, declared)
     if walk.undeclared:
-        raise _undeclared(walk.undeclared)
+        raise _undeclared(walk.undeclared, declared)
     if unknown := sorted(set(declared) - walk.used):
         raise Refused(
             f"children names {', '.join(unknown)}: no foreign key there points to rows that the policy deletes"
@@ -106,12 +107,14 @@ def _declared(reference: Reference, declared: Mapping[str, Children], everything
     return reference.table if bare else None
 
 
-def _undeclared(missing: list[Reference]) -> ChildrenUndeclared:
+def _undeclared(missing: list[Reference], declared: Mapping[str, Children]) -> ChildrenUndeclared:
     told = "; ".join(f"{each.name} points to it ({each.constraint})" for each in missing[:20])
     names = sorted({each.name for each in missing})
-    example = ", ".join(f'"{name}" = "block"' for name in names[:5])
+    lines = dict(declared) | dict.fromkeys(names[:5], "block")
+    example = ", ".join(f'{json.dumps(name, ensure_ascii=False)} = "{fate}"' for name, fate in lines.items())
     return ChildrenUndeclared(
         f"the policy does not say what becomes of rows that point to what it deletes: {told}. Nothing was deleted. "
-        f'Add to the policy: children = {{ {example} }}; "delete" deletes them first, "block" keeps what they point to',
+        f'Have the policy say: children = {{ {example} }}; "delete" deletes them first, "block" keeps what they point '
+        "to",
         detail={"tables": names, "constraints": [each.constraint for each in missing]},
     )

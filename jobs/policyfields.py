@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+from db.targets import written
 from jobs import tablenames
 from jobs.expression import why_not_one
 from jobs.policies import Children, Hours
@@ -112,6 +113,10 @@ def schedule(value: Any) -> str:  # noqa: ANN401 - as above
     return text
 
 
+# Names of zones with a summer time that are abbreviations, too, which PostgreSQL looks up first (its file Default).
+WINTER_ALL_YEAR = {"CET", "EET", "MET", "WET"}
+
+
 def timezone(value: Any) -> str:  # noqa: ANN401 - as above
     example = 'write a name of the tz database, such as "Europe/Berlin" or "UTC"'
     text = _text(value, example)
@@ -119,6 +124,8 @@ def timezone(value: Any) -> str:  # noqa: ANN401 - as above
         ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise Wrong(f"{shown(text)} is no timezone that is known here; {example}") from None
+    if text.upper() in WINTER_ALL_YEAR:
+        raise Wrong(f"{shown(text)} is winter time all the year to PostgreSQL; {example}")
     return text
 
 
@@ -130,7 +137,7 @@ def where(value: Any) -> str:  # noqa: ANN401 - as above
 
 
 def children(value: Any) -> dict[str, Children]:  # noqa: ANN401 - as above
-    """By `schema.table`."""
+    """By `schema.table`, as db.targets.written has it."""
     example = 'write what becomes of each table\'s rows, such as { comment = "delete", "app.invoice" = "block" }'
     if not isinstance(value, dict):
         raise Wrong(f"{shown(value)} is no table of names; {example}")
@@ -138,7 +145,7 @@ def children(value: Any) -> dict[str, Children]:  # noqa: ANN401 - as above
     for key, fate in value.items():
         if isinstance(fate, dict):
             raise Wrong(f"{shown(key)} is read as a table of its own; put a name with a schema in quotes: {example}")
-        child = ".".join(_named(key, tablenames.split))
+        child = written(*_named(key, tablenames.split))
         if child in found:
             raise Wrong(f"{child} is declared twice; write it once")
         found[child] = _one_of(fate, ("delete", "block"), of=f"{shown(key)} is ")

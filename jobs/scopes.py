@@ -1,5 +1,6 @@
 """What a purge deletes of each relation that its table consists of, and what goes with it: read from the catalog."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -116,5 +117,5 @@ def _would_lose_its_hold(reference: Reference, columns: list[str]) -> HoldUnclea
     return HoldUnclear(
         f"{reference.name} is under holds by {', '.join(columns)} (`lowtide hold list`), which {reference.constraint} "
         f"would set to NULL or a default: its rows would lose their holds. Nothing was deleted. Declare it: "
-        f'children = {{ "{reference.name}" = "block" }} keeps what it points to'
+        f'children = {{ {json.dumps(reference.name, ensure_ascii=False)} = "block" }} keeps what it points to'
     )

@@ -1,6 +1,7 @@
 """Where a guard could be got round: each of these once let something go, or said what it must not."""
 
 import asyncio
+import tomllib
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from db import engine, partitions
 from db.engine import Database
 from db.targets import Target
-from jobs import blast, gate
+from jobs import blast, gate, policyfile
 from jobs.catalog import jobs
 from jobs.inspection import inspect
 from jobs.life import Life
@@ -229,6 +230,42 @@ async def test_no_value_of_a_row_is_told_where_a_batch_fails(
     assert ended.error["message"] == told
     assert "jane" not in str(ended.error)
     assert "916" not in str(ended.error)
+
+
+async def test_a_child_is_not_taken_for_one_whose_schema_and_name_read_the_same(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: rows of the table that nobody had declared went along."""
+    await sql.execute(
+        f"CREATE TABLE p (id int PRIMARY KEY, gone_at timestamptz); INSERT INTO p VALUES (1, {OLD});"
+        'CREATE SCHEMA "x.public"; CREATE TABLE "x.public".c (up int REFERENCES p);'
+        'CREATE SCHEMA x; CREATE TABLE x."public.c" (up int REFERENCES p); INSERT INTO x."public.c" VALUES (1)'
+    )
+    block = {"name": "p", "table": "p", "column": "gone_at", "keep": "90 days", "children": {'"x.public".c': "delete"}}
+    (policy,) = policyfile.read({"policy": [block]}, called="a file").valid
+    told = await refused(life_with(database, policy), "ChildrenUndeclared")
+    assert 'x."public.c" points to it' in told
+    advice = told.partition("Have the policy say: ")[2].partition(" }")[0] + " }"
+    assert advice == r'children = { "\"x.public\".c" = "delete", "x.\"public.c\"" = "block" }'
+    (policy,) = policyfile.read({"policy": [block | tomllib.loads(advice)]}, called="a file").valid
+    ended = await run(life_with(database, policy), "purge-old-deleted", "again", policy="p")
+    assert ended.error is None
+    assert (ended.rows_done, (ended.result or {})["skipped"]["blocked"]) == (0, 1)
+
+
+async def test_no_abbreviation_of_the_servers_is_taken_for_a_timezone(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: EST was ten hours before UTC, and a row went 15 hours early."""
+    name = await sql.fetchval("SELECT current_database()")
+    await sql.execute(f"ALTER DATABASE {name} SET timezone_abbreviations = 'Australia'")
+    await sql.execute(
+        "CREATE TABLE p (gone_at timestamp);"
+        "INSERT INTO p VALUES ((now() - interval '89 days 12 hours') AT TIME ZONE 'Etc/GMT+5')"
+    )
+    await database.engine.dispose()
+    policy = replace(POLICY, target=replace(POLICY.target, timezone="EST"), timezone="EST")
+    assert (await run(life_with(database, policy), "purge-old-deleted", policy="p")).rows_done == 0
 
 
 @pytest.mark.parametrize("of", ["p", "c"])

@@ -119,7 +119,7 @@ def test_names_are_taken_as_they_are_written(file: Path, table: str, schema: str
 def test_children_are_named_like_tables(file: Path) -> None:
     children = '{ comment = "delete", "app.invoice" = "block", \'"My.Table"\' = "block" }'
     (policy,) = read(file, policy_with(children=children)).valid
-    assert policy.children == {"public.comment": "delete", "app.invoice": "block", "public.My.Table": "block"}
+    assert policy.children == {"public.comment": "delete", "app.invoice": "block", 'public."My.Table"': "block"}
 
 
 def test_hours_may_go_over_midnight(file: Path) -> None:
@@ -191,6 +191,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("timezone", '"Mars/Olympus"', '"Mars/Olympus" is no timezone that is known here; write a name of the tz database'),
     ("timezone", '""', "is no timezone"),
     ("timezone", '"America"', "is no timezone"),
+    ("timezone", '"CET"', '"CET" is winter time all the year to PostgreSQL; write a name of the tz database'),
     ("timezone", '"../../etc/passwd"', "is no timezone"),
     ("timezone", '"/etc/passwd"', "is no timezone"),
     ("timezone", '"a\\u0000"', "is no timezone"),
