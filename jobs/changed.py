@@ -5,6 +5,7 @@ import contextlib
 import asyncpg
 
 from db import fitness
+from db.columns import UnfitColumn
 from db.faults import server_message, sqlstate
 from jobs import children, rights
 from jobs.failures import Refused, missing_tables
@@ -24,7 +25,8 @@ class TableChanged(Refused):
 async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     """In words, and what to do; None for an error of another kind. Of the open batch nothing stands."""
     code = sqlstate(error)
-    if isinstance(error, Refused) or code not in NOT_THERE | {NO_RIGHT} or missing_tables(error):
+    unfit = isinstance(error, UnfitColumn) and run.rows_done > 0  # a slice that came later found it so
+    if not unfit and (isinstance(error, Refused) or code not in NOT_THERE | {NO_RIGHT} or missing_tables(error)):
         return None
     told, target = server_message(error), policy.target
     gone = f"{run.rows_done:,} rows are gone, and counted" if run.rows_done else "Nothing was deleted"

@@ -170,7 +170,7 @@ async def test_commands_that_name_a_broken_policy_say_why(written: Written) -> N
         assert (done.code, "policy short is disabled, and nothing was deleted: keep: " in done.err) == (1, True)
         assert "Traceback" not in done.err
     listed = await lowtide("schedules", "list", "--json", **settings)
-    assert [each["policy"] for each in listed.json] == ["tasks"]
+    assert [each["policy"] for each in listed.json] == ["tasks", "lowtide-runs", "lowtide-failed-runs", "lowtide-plans"]
     assert "disabled: policy short: keep: " in listed.err
     unknown = await lowtide("schedules", "run", "nothing", **settings)
     assert (unknown.code, "there is no policy" in unknown.err) == (2, True)

@@ -12,6 +12,7 @@ from db import engine, steering
 from db.engine import Database
 from db.targets import Target
 from jobs.catalog import jobs
+from jobs.endings import Again
 from jobs.inspection import inspect
 from jobs.life import Life
 from jobs.policies import Policy
@@ -106,6 +107,25 @@ async def test_a_table_that_changes_ends_the_run_with_what_to_do(
     ended = await row(life, "run")
     assert (ended.state, ended.rows_done) == ("succeeded", ROWS // 2)
     assert await sql.fetchval("SELECT count(*) FROM t") == ROWS // 2
+
+
+async def test_a_column_that_is_gone_when_a_slice_begins_is_told_in_the_same_way(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Control: it was an UnfitColumn, without how many rows were gone."""
+    await dense(sql, rows=ROWS)
+    await slow_trigger(sql, "0.001")
+    slices = Life(
+        database, jobs((POLICY,)), worker="t", lease=timedelta(seconds=2), slice_length=timedelta(seconds=0.3)
+    )
+    await accept(slices, "purge-old-deleted", "run", policy="t", pace="full")
+    while isinstance(await slices.serve("run"), Again):
+        if (await row(slices, "run")).rows_done:
+            await sql.execute("ALTER TABLE t DROP COLUMN IF EXISTS gone_at")
+    ended = await row(slices, "run")
+    assert ended.error is not None
+    assert ended.error["type"] == "TableChanged"
+    assert f"{ended.rows_done:,} rows are gone, and counted" in ended.error["message"]
 
 
 async def test_rights_that_are_taken_away_end_the_run_with_the_grant(keeper: Database, sql: asyncpg.Connection) -> None:
