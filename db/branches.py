@@ -3,23 +3,17 @@
 Says what `lowtide.purge_tree` would do, in one query that changes nothing.
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
 from db.references import Reference
 from db.targets import Eligible, literal, quoted
-from db.trees import Edge, Tree
-
-# Of rows that are walked along foreign keys, one by one, the server keeps each in memory: 100 bytes, more or less.
-MOST_WALKED = 2_000_000
-T = TypeVar("T")
-NOTHING = "SELECT NULL::oid AS r, NULL::tid AS t WHERE false"
+from db.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,11 @@ class Branch:
         """Whether anything goes along, or is changed."""
         return bool(self.tree.along or self.tree.loosened)
 
+    async def take(self, connection: asyncpg.Connection) -> Mapping[str, Any]:
+        """In the snapshot of the connection's transaction: `going`, `held`, `blocked` and `along`."""
+        counted: Mapping[str, Any] = await connection.fetchval(self.joined())
+        return counted
+
     def joined(self) -> str:
         """Table by table, from the root on. Where tables form a circle, only what points to the root is counted."""
         depths = self.tree.depths or {}
@@ -80,7 +79,7 @@ class Branch:
         ]
         for each in self.tree.loosened:
             found = f"EXISTS (SELECT FROM {self._part(each.parent)} p WHERE {each.joined('c', 'p')})"
-            along.append(f"{literal(_loosened(each))}, (SELECT count(*) FROM {each.rows} c WHERE {found})")
+            along.append(f"{literal(loosened(each))}, (SELECT count(*) FROM {each.rows} c WHERE {found})")
         return (
             f"WITH {', '.join(parts)} SELECT jsonb_build_object('along', jsonb_build_object({', '.join(along)}), "
             "'going', (SELECT count(*) FROM r), 'held', (SELECT count(*) FROM roots WHERE held), "
@@ -132,128 +131,5 @@ class Branch:
         return ", ".join(map(quoted, sorted(names))) or "1 AS one"
 
 
-class _Walk:
-    """Row by row, each root's branch apart, as rows that go may point to each other."""
-
-    def __init__(self, branches: Sequence[Branch]) -> None:
-        self._branches = branches
-        trees = [branch.tree for branch in branches]
-        self._edges = _distinct([(edge.reference, edge) for tree in trees for edge in tree.edges])
-        self._loosened = _distinct([(each, each) for tree in trees for each in tree.loosened])
-        self._families = {oid: family for tree in trees for oid, family in tree.families.items()}
-        self._held = {oid: sql for tree in trees for oid, sql in tree.held.items()}
-        self._names = {oid: name for branch in branches for oid, name in branch.names.items()}
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether rows that go may point to each other, or one may hang on rows of several relations."""
-        if any(branch.tree.is_walked for branch in self._branches):
-            return True
-        deleting = [self._families[edge.reference.child] for edge in self._edges if edge.deletes]
-        roots = {branch.oid for branch in self._branches}
-        several = len(roots) > 1 and any(one & other for one, other in itertools.combinations(deleting, 2))
-        return several or any(roots & family for family in deleting)
-
-    async def take(self, connection: asyncpg.Connection) -> Branches | None:
-        """None where there are too many."""
-        walked = await connection.fetchval(self._query())
-        if walked is None:
-            return None
-        along = dict.fromkeys((edge.reference.name for edge in self._edges if edge.deletes), 0)
-        for relation, rows in walked["along"].items():  # rows of partitions count as their table's
-            into = next(e for e in self._edges if e.deletes and int(relation) in self._families[e.reference.child])
-            along[into.reference.name] += rows
-        return Branches(walked["going"], walked["held"], walked["blocked"], along | walked["loosened"])
-
-    def _query(self) -> str:
-        """Null: too many."""
-        deleting = " UNION ALL ".join(
-            f"SELECT c.tableoid AS r, c.ctid AS t FROM {edge.reference.rows} c "
-            f"JOIN {self._rows(edge.reference.parent)} p ON {edge.reference.joined('c', 'p')} "
-            "WHERE p.tableoid = every.r AND p.ctid = every.t"
-            for edge in self._edges
-            if edge.deletes
-        )
-        seeds = [
-            f"SELECT n.o, n.r, n.t, true FROM nodes n JOIN {self._rows(oid)} c ON c.tableoid = n.r AND c.ctid = n.t "
-            f"WHERE {sql}"
-            for oid, sql in self._held.items()
-        ]
-        seeds += [self._blocked(edge) for edge in self._edges if not edge.deletes]
-        roots = " UNION ALL ".join(
-            f"SELECT {row}.tableoid AS r, {row}.ctid AS t FROM {branch.eligible.rows} WHERE {branch.eligible.indexable}"
-            for branch in self._branches
-            for row in [branch.eligible.target.relation]
-        )
-        loosened = ", ".join(
-            f"{literal(_loosened(each))}, (SELECT count(*) FROM {each.rows} c WHERE EXISTS ("
-            f"SELECT FROM going g JOIN {self._rows(each.parent)} p ON p.tableoid = g.r AND p.ctid = g.t "
-            f"WHERE {each.joined('c', 'p')}) "
-            "AND NOT EXISTS (SELECT FROM going g WHERE g.r = c.tableoid AND g.t = c.ctid))"
-            for each in self._loosened
-        )
-        return f"""
-            WITH RECURSIVE roots AS MATERIALIZED (
-                SELECT row_number() OVER () AS o, r, t FROM ({roots}) found
-            ), every (o, r, t, above_r, above_t) AS (
-                SELECT o, r, t, NULL::oid, NULL::tid FROM roots
-                UNION SELECT every.o, x.r, x.t, every.r, every.t FROM every, LATERAL ({deleting or NOTHING}) x
-            ), branch AS MATERIALIZED (SELECT * FROM every LIMIT {MOST_WALKED + 1}),
-            nodes AS MATERIALIZED (SELECT DISTINCT o, r, t FROM branch),
-            stays (o, r, t, held) AS (
-                SELECT * FROM ({" UNION ".join(seeds) or "SELECT o, r, t, true FROM nodes WHERE false"}) seeds
-                UNION SELECT b.o, b.above_r, b.above_t, s.held
-                FROM stays s JOIN branch b USING (o, r, t) WHERE b.above_r IS NOT NULL
-            ), kept AS MATERIALIZED (
-                SELECT o, bool_or(held) AS held FROM roots JOIN stays USING (o, r, t) GROUP BY o
-            ), free AS MATERIALIZED (
-                SELECT o, r, t FROM roots WHERE NOT EXISTS (SELECT FROM kept WHERE kept.o = roots.o)
-            ), going AS MATERIALIZED (SELECT DISTINCT n.r, n.t FROM nodes n JOIN free USING (o)),
-            others AS (SELECT r, t FROM going EXCEPT SELECT r, t FROM free),
-            staying AS (
-                SELECT held FROM kept JOIN roots USING (o)
-                WHERE NOT EXISTS (SELECT FROM others WHERE others.r = roots.r AND others.t = roots.t)
-            )
-            SELECT CASE WHEN (SELECT count(*) FROM branch) <= {MOST_WALKED} THEN jsonb_build_object(
-                'going', (SELECT count(*) FROM free),
-                'held', (SELECT count(*) FROM staying WHERE held),
-                'blocked', (SELECT count(*) FROM staying WHERE NOT held),
-                'along', (SELECT coalesce(jsonb_object_agg(r::bigint, number), '{{}}')
-                          FROM (SELECT r, count(*) AS number FROM others GROUP BY r) along),
-                'loosened', jsonb_build_object({loosened})
-            ) END
-        """
-
-    def _blocked(self, edge: Edge) -> str:
-        """Rows of a branch that somebody points to who is not in it."""
-        reference = edge.reference
-        return (
-            f"SELECT n.o, n.r, n.t, false FROM nodes n "
-            f"JOIN {self._rows(reference.parent)} p ON p.tableoid = n.r AND p.ctid = n.t "
-            f"WHERE EXISTS (SELECT FROM {reference.rows} c WHERE {reference.joined('c', 'p')} AND NOT EXISTS ("
-            "SELECT FROM nodes m WHERE m.o = n.o AND m.r = c.tableoid AND m.t = c.ctid))"
-        )
-
-    def _rows(self, oid: int) -> str:
-        """FROM what: a partitioned table has its partitions' rows, any other its own alone."""
-        return self._names[oid] if len(self._families.get(oid, ())) > 1 else f"ONLY {self._names[oid]}"
-
-
-def _distinct(pairs: Iterable[tuple[Reference, T]]) -> list[T]:
-    """One of each foreign key."""
-    return list({(reference.constraint, reference.child): given for reference, given in pairs}.values())
-
-
-async def count(connection: asyncpg.Connection, branches: Sequence[Branch]) -> Branches:
-    """In the snapshot of the connection's transaction."""
-    walk = _Walk(branches)
-    if walk.is_needed and (walked := await walk.take(connection)) is not None:
-        return walked
-    found = Branches(0, 0, 0, {}, is_exact=not walk.is_needed)
-    for branch in branches:
-        found = found.with_more(await connection.fetchval(branch.joined()))
-    return found
-
-
-def _loosened(reference: Reference) -> str:
+def loosened(reference: Reference) -> str:
     return f"{reference.name} (keeps its row, loses {', '.join(reference.columns)})"

@@ -8,7 +8,6 @@ from typing import Any
 import asyncpg
 
 from db import blast, estimates, relations
-from db import branches as db_branches
 from db.branches import Branch, Branches
 from db.estimates import Census, Kept
 from db.faults import server_message
@@ -16,6 +15,7 @@ from db.queryplans import Stated
 from db.relations import Relation
 from db.targets import Target
 from db.trees import Tree
+from db.walks import Walk
 from jobs import plans
 from jobs.blast import LAST_RUNS, broken_rule
 from jobs.children import ChildrenUndeclared
@@ -123,7 +123,13 @@ async def _hanging(connection: asyncpg.Connection, found: list[_Look]) -> Branch
     branches = [look.branch for look in found if look.branch is not None]
     if len(branches) < len(found) or not any(branch.hangs for branch in branches):
         return Branches(sum(look.census.eligible for look in found), 0, 0, {})
-    return await db_branches.count(connection, branches)
+    walk = Walk(branches)
+    if walk.is_needed and (walked := await walk.take(connection)) is not None:
+        return walked
+    hanging = Branches(0, 0, 0, {}, is_exact=not walk.is_needed)
+    for branch in branches:
+        hanging = hanging.with_more(await branch.take(connection))
+    return hanging
 
 
 def _needs_approval(policy: Policy, keep: timedelta, broken: tuple[str, str] | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import branches, estimates, holds, relations, trees
+from db import estimates, holds, relations, trees
 from db.engine import Database
 from db.targets import Target
 from jobs import sweep, ways
@@ -528,8 +528,8 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
         cutoff = await estimates.cutoff(connection, keep=policy.keep)
         scope = await Scopes(policy, cutoff).of(connection, relation)
         assert scope.branch is not None
-        counted = await branches.count(connection, [scope.branch])
-    assert counted.along == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
+        counted = await scope.branch.take(connection)
+    assert counted["along"] == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
 
 
 async def test_a_trigger_that_keeps_a_count_in_the_parent_does_not_keep_the_parent(
