@@ -38,7 +38,7 @@ async def guard(
     Raises QueryPlanRefused, RightsMissing and RuleInTheWay; nothing has run then.
     """
     along = () if tree is None else tree.along.values()
-    if tree is not None:
+    if tree is not None and tree.edges:
         pointing = await fitness.children(connection, tree)
         await rights.require(connection, pointing)
         require_no_rule(pointing)
