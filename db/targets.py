@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Epoch = Literal["seconds", "milliseconds", "microseconds"]
-PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
+PER_SECOND: dict[Epoch, int] = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
 BIGINT = "bigint"
 # The years 1 and 9999, in seconds since 1970.
 EARLIEST_S, LATEST_S = -62_135_596_800, 253_402_300_799

@@ -18,6 +18,7 @@ Refused
   QueryPlanRefused a statement would read a large table from end to end (jobs/queryplans.py)
   RightsMissing    our role may not do to a table what the purge needs (jobs/rights.py)
   TableChanged     a column or the table itself is gone, or is something else by now (jobs/changed.py)
+  WrongEpoch       the unit of a column of integers is not the policy's (jobs/epochs.py)
   NotATable        a view, a partitioned or a foreign table, one that others inherit from (jobs/scopes.py)
   RuleInTheWay     a rule says what DELETE means for the table (jobs/scopes.py)
   CountTookTooLong a dry run gave up counting (jobs/dry_run.py)

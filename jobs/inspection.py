@@ -1,4 +1,4 @@
-"""What the database has against a policy. Nothing is changed, and no table is read."""
+"""What the database has against a policy. Nothing is changed, and no table is read but small ones."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from db.fitness import Relation
 from db.targets import Target, quoted
 from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
-from jobs import children, rights
+from jobs import children, epochs, rights
 from jobs.children import ChildrenUndeclared
 from jobs.facts import Fact
 from jobs.failures import AWAY, CANCELLED, LOCKED, Refused
@@ -230,6 +230,7 @@ LOOKS: tuple[Callable[[asyncpg.Connection, Policy], Awaitable[list[Fact]]], ...]
     _rights,
     _row_security,
     _column,
+    epochs.look,
     _timezone,
     _where,
     _index,

@@ -12,7 +12,7 @@ from typing import Any
 from db import leases, turns
 from db.partitions import NAMED
 from db.trees import CHILD
-from jobs import audit, changed, members, plans
+from jobs import audit, changed, epochs, members, plans
 from jobs.background import alongside
 from jobs.dry_run import count
 from jobs.failures import Waiting
@@ -58,6 +58,7 @@ async def purge_old_deleted(
             wishes=wishes,
             cutoff=None if plan is None else plan.cutoff,
         )
+    await epochs.require_fit(run, policy)
     if payload.dry_run:
         return await count(run, policy, cutoff, keep=keep)
     scopes = Scopes(policy, cutoff)
