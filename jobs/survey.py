@@ -5,7 +5,7 @@ from datetime import datetime
 
 import asyncpg
 
-from db import columns, estimates, surveys
+from db import columns, estimates, relations, surveys
 from db.engine import Database
 from db.faults import server_message
 from jobs.policies import Policy
@@ -39,22 +39,31 @@ async def survey(
         overdue, last_success, why = None, None, None
         try:
             last_success = await surveys.last_success(connection, policy=policy.name)
-            overdue = await _overdue(connection, policy, most_rows)
+            why = await _why_unread(connection, policy)
+            if why is None:
+                overdue = await _overdue(connection, policy, most_rows)
         except asyncpg.PostgresError as exc:
             why = server_message(exc)
-        if overdue is None and why is None:
-            why = f"no index finds them; {policy.target.wanted_index}"
     return Survey(overdue, last_success, why)
 
 
-async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: int) -> Overdue | None:
-    """None where only reading the whole table would tell."""
-    target = policy.target
-    table = await estimates.table(connection, target)
-    if table.index is None and table.blocks > SMALL_BLOCKS:
-        return None
+async def _why_unread(connection: asyncpg.Connection, policy: Policy) -> str | None:
+    """What only reading much of a table would tell, and what to do. A partitioned table has no blocks of its own."""
+    unindexed = 0
+    for relation in await relations.all_of(connection, policy.target):
+        if (told := relations.no_table(relation.kind)) is not None:
+            return f"{relation.name} {told[0]}"
+        own = relation.as_target(policy.target)
+        table = await estimates.table(connection, own)
+        unindexed += table.blocks if table.index is None else 0
+        if unindexed > SMALL_BLOCKS:
+            return f"no index finds them; {own.wanted_index}"
+    return None
+
+
+async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: int) -> Overdue:
     cutoff = await estimates.cutoff(connection, keep=policy.keep)
-    eligible = await columns.eligible(connection, target, cutoff=cutoff)
+    eligible = await columns.eligible(connection, policy.target, cutoff=cutoff)
     oldest = await surveys.oldest_age_s(connection, eligible)
     rows = await estimates.count(connection, eligible, most=most_rows)
     return Overdue(rows, 0.0 if oldest is None else oldest)

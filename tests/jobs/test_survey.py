@@ -9,6 +9,7 @@ import pytest
 from db.engine import Database
 from db.targets import Target
 from jobs.life import Life
+from jobs.outlook import outlook
 from jobs.policies import OLD_DELETED_TASKS
 from jobs.survey import survey
 from tests import ledger, people
@@ -70,6 +71,48 @@ async def test_without_an_index_a_large_table_is_not_read(database: Database, sq
     found = await survey(database, policy)
     assert found.overdue is not None
     assert found.overdue.rows == 200
+
+
+PARTS = "CREATE TABLE p (gone_at timestamptz, filler text STORAGE PLAIN) PARTITION BY RANGE (gone_at); "
+LEAVES = {
+    "partitions": PARTS + "CREATE TABLE l1 PARTITION OF p FOR VALUES FROM (MINVALUE) TO ('2020-01-01'); "
+    "CREATE TABLE l2 PARTITION OF p DEFAULT",
+    "heirs": "CREATE TABLE p (gone_at timestamptz, filler text STORAGE PLAIN); CREATE TABLE l1 () INHERITS (p); "
+    "CREATE TABLE l2 () INHERITS (p); CREATE INDEX ON p (gone_at)",
+}
+
+
+@pytest.mark.parametrize("kind", LEAVES)
+async def test_no_relation_of_a_table_is_read_without_an_index(
+    database: Database, sql: asyncpg.Connection, kind: str
+) -> None:
+    """A partitioned table has no blocks of its own. Many small relations come to a large one."""
+    await sql.execute(LEAVES[kind])
+    for leaf, year in (("l1", 2019), ("l2", 2021)):
+        await sql.execute(f"INSERT INTO {leaf} SELECT '{year}-05-05', repeat('x', 7000) FROM generate_series(1, 100)")
+    policy = replace(OLD_DELETED_TASKS, target=Target("public", "p", "gone_at"))
+    found = await survey(database, policy)
+    assert found.overdue is None
+    assert found.why_unknown is not None
+    assert '"public"."l2" ("gone_at")' in found.why_unknown
+    assert (await outlook(database, policy)).index is None
+
+    await sql.execute("CREATE INDEX ON l2 (gone_at)")
+    found = await survey(database, policy)
+    assert found.overdue is not None, "the other is small"
+    assert found.overdue.rows == 200
+    assert (await outlook(database, policy)).index is None
+
+    await sql.execute("CREATE INDEX ON l1 (gone_at)")
+    index = (await outlook(database, policy)).index
+    assert index == {"partitions": "l1_gone_at_idx, l2_gone_at_idx", "heirs": "p_gone_at_idx"}[kind]
+
+
+async def test_what_is_stored_elsewhere_is_not_asked(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w")
+    await sql.execute(f"{PARTS} CREATE FOREIGN TABLE far PARTITION OF p DEFAULT SERVER s")
+    found = await survey(database, replace(OLD_DELETED_TASKS, target=Target("public", "p", "gone_at")))
+    assert (found.overdue, found.why_unknown) == (None, "public.far is a foreign table")
 
 
 async def test_what_the_server_refuses_is_unknown_with_its_reason(database: Database, sql: asyncpg.Connection) -> None:
