@@ -1,5 +1,6 @@
 """What a policy has before it and behind it, for onlookers: each answer comes from an index, or not at all."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import asyncpg
@@ -15,14 +16,28 @@ LAST_SUCCESS = """
 """
 
 
-async def oldest_age_s(connection: asyncpg.Connection, eligible: Eligible) -> float | None:
-    """Seconds since the date of the oldest eligible row, infinite for `-infinity`; None where no row is eligible."""
+async def oldest_age_s(connection: asyncpg.Connection, eligible: Sequence[Eligible]) -> float | None:
+    """Seconds since the date of the oldest eligible row of all relations, infinite for `-infinity`; None: none."""
+    ages = " UNION ALL ".join(f"({_age(each)})" for each in eligible)
+    age: float | None = await connection.fetchval(f"SELECT max(age) FROM ({ages}) found (age)")
+    return age
+
+
+def _age(eligible: Eligible) -> str:
     column = eligible.target.quoted_column
-    age: float | None = await connection.fetchval(
+    return (
         f"SELECT (extract(epoch FROM now()) - extract(epoch FROM {eligible.instant(column)}))::float8 "
         f"FROM {eligible.rows} WHERE {eligible.indexable} ORDER BY {column} LIMIT 1"
     )
-    return age
+
+
+async def count(connection: asyncpg.Connection, eligible: Sequence[Eligible], *, most: int) -> int:
+    """Count the eligible rows of all relations, up to `most`."""
+    rows = " UNION ALL ".join(f"SELECT 1 FROM {each.rows} WHERE {each.indexable}" for each in eligible)
+    counted: int = await connection.fetchval(
+        f"SELECT count(*) FROM (SELECT 1 FROM ({rows}) found LIMIT $1) counted", most
+    )
+    return counted
 
 
 async def oldest(connection: asyncpg.Connection, eligible: Eligible) -> str | None:

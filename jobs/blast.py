@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -57,7 +56,7 @@ async def weigh(run: Run, scopes: Scopes, *, most: float) -> None:
     counting = _Counting(run.database, policy)
     # Few rows are found by the index, whatever the statistics say of them.
     async with counting.connection("the eligible rows", enable_seqscan="off") as connection:
-        every = [_at_most(scope) for scope in await scopes.all(connection)]
+        every = [scope.at_most for scope in await scopes.all(connection)]
         expected = sum([await estimates.expected(connection, scope.eligible) for scope in every])
         if expected < LEAST_ROWS and done + await _eligible(connection, every, min(left, LEAST_ROWS)) < LEAST_ROWS:
             return
@@ -69,11 +68,6 @@ async def weigh(run: Run, scopes: Scopes, *, most: float) -> None:
     require_little(
         policy, going=done + eligible, rows=None if rows is None else done + rows, earlier=earlier, done=done
     )
-
-
-def _at_most(scope: Scope) -> Scope:
-    """Rows that block each other may go one after the other in one run: none of them counts as kept."""
-    return replace(scope, eligible=replace(scope.eligible, blocked={})) if scope.mutual else scope
 
 
 async def _eligible(connection: asyncpg.Connection, scopes: Sequence[Scope], most: float) -> int:

@@ -40,6 +40,11 @@ class Scope:
     mutual: bool = False  # whether rows of the policy's own table may keep each other
     branch: Branch | None = None  # what to count of that; None where the policy does not say what becomes of it
 
+    @property
+    def at_most(self) -> "Scope":
+        """Rows that block each other may go one after the other in one run: none of them counts as kept."""
+        return replace(self, eligible=replace(self.eligible, blocked={})) if self.mutual else self
+
 
 class Scopes:
     """Each relation is looked at once, and what is the same for all of them too.

@@ -8,17 +8,22 @@ import asyncpg
 from db import columns, estimates, relations, surveys
 from db.engine import Database
 from db.faults import server_message
+from db.targets import Eligible
+from jobs.failures import Refused
 from jobs.policies import Policy
 from jobs.queryplans import SMALL_BLOCKS
+from jobs.scopes import Scopes
 
 MOST_ROWS = 1_000_000
-# For each of the three questions. What an index that is not cached can't say in that time stays unknown.
+# Each is a dozen questions to the catalog. What of more is held or blocked takes too long to be told every 5 minutes.
+MOST_RELATIONS = 100
+# For each question. What an index that is not cached can't say in that time stays unknown.
 STATEMENT_TIMEOUT = "2s"
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """Rows that are eligible now."""
+    """Rows that a purge would delete now."""
 
     rows: int  # MOST_ROWS means: that many or more
     oldest_age_s: float  # since the date in the oldest row's column; 0 where no row is eligible
@@ -62,8 +67,24 @@ async def _why_unread(connection: asyncpg.Connection, policy: Policy) -> str | N
 
 
 async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: int) -> Overdue:
+    """Without the rows that are held or blocked; with them, where those can't be told from the others in time."""
     cutoff = await estimates.cutoff(connection, keep=policy.keep)
-    eligible = await columns.eligible(connection, policy.target, cutoff=cutoff)
+    try:
+        return await _counted(connection, await _unkept(connection, policy, cutoff), most_rows)
+    except (Refused, asyncpg.PostgresError):  # children that nobody declared, a child without an index, a right
+        return await _counted(connection, [await columns.eligible(connection, policy.target, cutoff=cutoff)], most_rows)
+
+
+async def _unkept(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Eligible]:
+    """Of each relation by itself, as the purge has them."""
+    whole = await columns.eligible(connection, policy.target, cutoff=cutoff)
+    if len(await relations.all_of(connection, policy.target)) > MOST_RELATIONS:
+        return [whole]
+    scopes = await Scopes(policy, cutoff).all(connection)
+    return [scope.at_most.eligible for scope in scopes] or [whole]
+
+
+async def _counted(connection: asyncpg.Connection, eligible: list[Eligible], most_rows: int) -> Overdue:
     oldest = await surveys.oldest_age_s(connection, eligible)
-    rows = await estimates.count(connection, eligible, most=most_rows)
+    rows = await surveys.count(connection, eligible, most=most_rows)
     return Overdue(rows, 0.0 if oldest is None else oldest)

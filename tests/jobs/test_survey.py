@@ -6,6 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from db import holds
 from db.engine import Database
 from db.targets import Target
 from jobs.life import Life
@@ -71,6 +72,72 @@ async def test_without_an_index_a_large_table_is_not_read(database: Database, sq
     found = await survey(database, policy)
     assert found.overdue is not None
     assert found.overdue.rows == 200
+
+
+async def hold(database: Database, table: str, column: str, value: str) -> None:
+    async with database.sessions.begin() as session:
+        await holds.add(session, table=table, column=column, value=value, reason="a test", until=None, by="test")
+
+
+async def orders(sql: asyncpg.Connection, layout: str = "") -> None:
+    """30 orders that are due, from 130 to 101 days old; the ten oldest have a line."""
+    await sql.execute(f"CREATE TABLE orders (id int, gone_at timestamptz, PRIMARY KEY (id, gone_at)) {layout}")
+    if layout:
+        await sql.execute("CREATE TABLE old PARTITION OF orders FOR VALUES FROM (MINVALUE) TO ('2000-01-01')")
+        await sql.execute("CREATE TABLE rest PARTITION OF orders DEFAULT")
+    await sql.execute(
+        "INSERT INTO orders SELECT n, now() - make_interval(days => 131 - n) FROM generate_series(1, 30) n"
+    )
+    await sql.execute("CREATE INDEX ON orders (gone_at)")
+    await sql.execute("CREATE TABLE line (id int, at timestamptz, FOREIGN KEY (id, at) REFERENCES orders)")
+    await sql.execute("INSERT INTO line SELECT id, gone_at FROM orders WHERE id <= 10; CREATE INDEX ON line (id, at)")
+
+
+ORDERS = replace(OLD_DELETED_TASKS, target=Target("public", "orders", "gone_at"), children={"line": "block"})
+
+
+@pytest.mark.parametrize("layout", ["", "PARTITION BY RANGE (gone_at)"])
+async def test_rows_that_are_held_or_blocked_are_left_out(
+    database: Database, sql: asyncpg.Connection, layout: str
+) -> None:
+    await orders(sql, layout)
+    await hold(database, "public.orders", "id", "11")
+    found = (await survey(database, ORDERS)).overdue
+    assert found is not None
+    assert (found.rows, round(found.oldest_age_s / DAY_S)) == (19, 119)
+    few = (await survey(database, ORDERS, most_rows=7)).overdue
+    assert few is not None
+    assert few.rows == 7
+
+    for number in range(12, 31):
+        await hold(database, "public.orders", "id", f"{number}")
+    found = (await survey(database, ORDERS)).overdue
+    assert found is not None
+    assert (found.rows, found.oldest_age_s) == (0, 0)
+
+
+async def test_rows_that_stay_for_what_hangs_on_them_are_counted(database: Database, sql: asyncpg.Connection) -> None:
+    """To walk there takes as long as the purge."""
+    await orders(sql)
+    await hold(database, "public.line", "id", "5")
+    found = (await survey(database, replace(ORDERS, children={"line": "delete"}))).overdue
+    assert found is not None
+    assert found.rows == 30
+
+
+async def test_what_keeps_rows_is_not_asked_where_it_can_not_be_told(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """Children that nobody has declared, and a table that others have locked."""
+    await orders(sql)
+    found = (await survey(database, replace(ORDERS, children={}))).overdue
+    assert found is not None
+    assert (found.rows, round(found.oldest_age_s / DAY_S)) == (30, 130)
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE line IN ACCESS EXCLUSIVE MODE")
+        found = (await survey(database, ORDERS)).overdue
+    assert found is not None
+    assert found.rows == 30
 
 
 PARTS = "CREATE TABLE p (gone_at timestamptz, filler text STORAGE PLAIN) PARTITION BY RANGE (gone_at); "
