@@ -1,7 +1,7 @@
 """What the catalog says of a policy's table and column, and what the server makes of its `where`. Nothing is executed
 but what the planner folds: immutable functions of constants, and stable ones for its estimates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import asyncpg
@@ -32,6 +32,10 @@ class Relation:
     @property
     def quoted_name(self) -> str:
         return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+    def as_target(self, target: Target) -> Target:
+        """The same rule, for this relation's own rows."""
+        return replace(target, schema=self.schema, table=self.table)
 
 
 @dataclass(frozen=True)
@@ -144,11 +148,11 @@ async def parse_condition(connection: asyncpg.Connection, target: Target) -> int
     return len(prepared.get_parameters())
 
 
-async def explain_condition(connection: asyncpg.Connection, target: Target) -> dict[str, Any]:
-    """As it stands in a purge. Raises what the server has against it."""
+async def explain_condition(connection: asyncpg.Connection, target: Target, *, only: bool = False) -> dict[str, Any]:
+    """As it stands in a purge, with `only` of the relation's own rows. Raises what the server has against it."""
     async with connection.transaction(readonly=True):
         explained = await connection.fetchval(
-            f"EXPLAIN (FORMAT JSON) SELECT FROM {target.relation} "
+            f"EXPLAIN (FORMAT JSON) SELECT FROM {'ONLY ' if only else ''}{target.relation} "
             f"WHERE {target.quoted_column} IS NOT NULL AND ({target.where})"
         )
         return dict(explained[0])

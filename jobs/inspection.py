@@ -1,7 +1,6 @@
 """What the database has against a policy. Nothing is changed, and no table is read but small ones."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import asyncpg
 
@@ -13,10 +12,10 @@ from db.fitness import Relation
 from db.targets import Target, quoted
 from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
-from jobs import children, epochs, rights
+from jobs import children, conditions, epochs, rights
 from jobs.children import ChildrenUndeclared
 from jobs.facts import Fact
-from jobs.failures import AWAY, CANCELLED, LOCKED, Refused
+from jobs.failures import AWAY, Refused
 from jobs.policies import Broken, Policy
 from jobs.queryplans import SMALL_BLOCKS
 from jobs.scopes import RULE_ADVICE, rule_told
@@ -127,26 +126,10 @@ async def _timezone(connection: asyncpg.Connection, policy: Policy) -> list[Fact
     return [Fact("timezone", "fault", f"PostgreSQL does not know {policy.timezone}", "Write another name of the zone")]
 
 
-async def _where(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    if policy.target.where is None:
-        return []
-    try:
-        if await fitness.parse_condition(connection, policy.target):
-            return [Fact("where", "fault", "PostgreSQL refuses it: it has a parameter", "Write the value itself")]
-        await fitness.explain_condition(connection, policy.target)
-    except asyncpg.PostgresError as exc:
-        code = str(sqlstate(exc))
-        if code in {CANCELLED, LOCKED} or code.startswith(AWAY):
-            raise
-        advice = "Write one condition about the table's columns"
-        return [Fact("where", "fault", f"PostgreSQL refuses it: {server_message(exc)}", advice)]
-    return [Fact("where", "ok", "one condition")]
-
-
 async def _index(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     """Of each relation with rows by itself."""
     own = _own(await fitness.relations(connection, policy.target))
-    targets = [_as_target(relation, policy.target) for relation in own if relation.kind == "r"]
+    targets = [relation.as_target(policy.target) for relation in own if relation.kind == "r"]
     found = [fact for target in targets if (fact := await _index_of(connection, target)) is not None]
     if not found:
         table = await estimates.table(connection, targets[0]) if targets else None
@@ -220,10 +203,6 @@ def _own(family: list[Relation]) -> list[Relation]:
     return [relation for relation in family if relation.kin != "above"]
 
 
-def _as_target(relation: Relation, target: Target) -> Target:
-    return replace(target, schema=relation.schema, table=relation.table)
-
-
 # In this order.
 LOOKS: tuple[Callable[[asyncpg.Connection, Policy], Awaitable[list[Fact]]], ...] = (
     _table,
@@ -232,7 +211,7 @@ LOOKS: tuple[Callable[[asyncpg.Connection, Policy], Awaitable[list[Fact]]], ...]
     _column,
     epochs.look,
     _timezone,
-    _where,
+    conditions.look,
     _index,
     _children,
     _foreign_keys,

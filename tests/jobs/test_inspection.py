@@ -225,6 +225,26 @@ async def test_conditions_are_explained_and_not_executed(
     assert not await sql.fetchval("SELECT is_called FROM s")
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "PARTITION BY RANGE (gone_at); CREATE TABLE leaf PARTITION OF t DEFAULT",
+        "; CREATE TABLE leaf () INHERITS (t)",
+    ],
+)
+@pytest.mark.parametrize("where", ["t.kind = 'x'", "NOT EXISTS (SELECT FROM other WHERE other.kind = t.kind)"])
+async def test_a_condition_that_names_the_table_fits_none_that_its_rows_are_in(
+    database: Database, sql: asyncpg.Connection, made: str, where: str
+) -> None:
+    """Each of those is purged by its own name."""
+    await sql.execute(f"CREATE TABLE t (kind text, gone_at date) {made}; CREATE TABLE other (kind text)")
+    ((about, told),) = await faults(database, policy(where=where))
+    assert about == "where"
+    assert told.startswith("PostgreSQL refuses it for public.leaf, which is purged by its own name: ")
+    assert told.endswith(". Name the table's columns without the table's name")
+    assert await faults(database, policy(where="kind = 'x'")) == []
+
+
 async def test_what_the_planner_folds_can_change_nothing_and_takes_no_longer_than_its_time(
     database: Database, sql: asyncpg.Connection
 ) -> None:
