@@ -1,6 +1,7 @@
 """What the catalog says of a policy's table and column, and what the server makes of its `where`. Nothing is executed
 but what the planner folds: immutable functions of constants, and stable ones for its estimates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -101,6 +102,15 @@ COLUMNS_LIKE = """
            OR atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype))
     ORDER BY lower(attname) = lower($2::text) DESC, attnum LIMIT 5
 """
+# By name alone: of those with the same name, whatever they take, one is enough.
+VOLATILE = """
+    SELECT DISTINCT format('%I', p.proname)
+    FROM unnest($1::text[], $2::text[]) asked (schema, name)
+    JOIN pg_proc p ON p.proname = asked.name JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.provolatile = 'v'
+      AND CASE WHEN asked.schema IS NULL THEN pg_function_is_visible(p.oid) ELSE n.nspname = asked.schema END
+    ORDER BY 1
+"""
 
 
 async def relations(connection: asyncpg.Connection, target: Target) -> list[Relation]:
@@ -139,6 +149,12 @@ async def knows_timezone(connection: asyncpg.Connection, timezone: str) -> bool:
     except asyncpg.InvalidParameterValueError:
         return False
     return True
+
+
+async def volatile(connection: asyncpg.Connection, names: Sequence[tuple[str | None, str]]) -> list[str]:
+    """Which of those functions, by schema (None: as the search path finds it) and name, may answer anew each time."""
+    rows = await connection.fetch(VOLATILE, [schema for schema, _ in names], [name for _, name in names])
+    return [row[0] for row in rows]
 
 
 async def parse_condition(connection: asyncpg.Connection, target: Target) -> int:

@@ -6,6 +6,7 @@ from db import fitness
 from db.faults import server_message, sqlstate
 from db.relations import ORDINARY
 from db.targets import Target
+from jobs.expression import called
 from jobs.facts import Fact
 from jobs.failures import AWAY, CANCELLED, LOCKED
 from jobs.policies import Policy
@@ -16,6 +17,10 @@ async def look(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
         return []
     if (refused := await _refused(connection, policy.target)) is not None:
         return [refused]
+    if names := await fitness.volatile(connection, called(policy.target.where)):
+        told = f"{', '.join(f'{name}()' for name in names)} may give another answer each time it is asked"
+        advice = "Write it without, or mark a function of yours STABLE where it is"
+        return [Fact("where", "warning", f"{told}: a plan's count says nothing of the purge", advice)]
     return [Fact("where", "ok", "one condition")]
 
 

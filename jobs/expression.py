@@ -15,7 +15,7 @@ TOKENS = re.compile(
     (?P<escaped>[eE]'(?:[^'\\]|\\.|''|'{BLANK}*{NEWLINE}{BLANK}*')*(?P<escaped_end>')?)
   | (?P<identifier>[{START}][{MORE}$]*)
   | (?P<string>'[^']*(?P<string_end>')?)
-  | (?P<quoted>"[^"]*(?P<quoted_end>")?)
+  | (?P<quoted>"(?:[^"]|"")*(?P<quoted_end>")?)
   | (?P<dollar>\$(?P<tag>(?:[{START}][{MORE}]*)?)\$(?:.*?(?P<dollar_end>\$(?P=tag)\$)|.*))
   | (?P<parameter>\$[0-9])
   | (?P<comment>--|/\*)
@@ -51,6 +51,25 @@ def why_not_one(text: str) -> str | None:
         elif kind == "closing" and (not awaited or awaited.pop() != found[0]):
             return f"closes with {found[0]} what was not opened in it; write one condition with its own pairs"
     return f"has no closing {awaited[-1]}; close what was opened" if awaited else None
+
+
+def called(text: str) -> list[tuple[str | None, str]]:
+    """What stands before an opening parenthesis, as schema (None: without one) and name. Keywords are among them."""
+    found: list[tuple[str | None, str]] = []
+    names: list[re.Match[str]] = []  # those before, joined by dots
+    for kind, token in _tokens(text):
+        gap = text[names[-1].end() : token.start()].strip() if names else None
+        if kind == "opening" and token[0] == "(" and gap == "":
+            schema = _name(names[-2]) if len(names) > 1 else None
+            found.append((schema, _name(names[-1])))
+        is_name = kind in {"identifier", "quoted"}
+        names = [*(names if gap == "." else []), token] if is_name else []
+    return list(dict.fromkeys(found))
+
+
+def _name(token: re.Match[str]) -> str:
+    """As PostgreSQL has it."""
+    return token[0].lower() if token["quoted"] is None else token[0][1:-1].replace('""', '"')
 
 
 def _tokens(text: str) -> Iterator[tuple[str, re.Match[str]]]:

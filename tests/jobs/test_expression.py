@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.expression import why_not_one
+from jobs.expression import called, why_not_one
 
 ONE = [
     "status = 'deleted'",
@@ -71,3 +71,22 @@ def test_what_would_leave_the_parentheses_is_refused(text: str, why: str) -> Non
     assert told is not None
     assert why in told
     assert "; " in told, "it says what to do"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("random() < 0.5", [(None, "random")]),
+        ("Random ( ) < 0.5", [(None, "random")]),
+        ("app . f\n(1) = 2 AND pg_catalog.now() > a", [("app", "f"), ("pg_catalog", "now")]),
+        ('"App"."My ""f"(1)', [("App", 'My "f')]),
+        ("lower(upper(a)) = lower(b)", [(None, "lower"), (None, "upper")]),
+        ("a IN (1, 2) AND (b)", [(None, "in"), (None, "and")]),
+        ("a = 'random()' AND b = $$nextval('x')$$ AND c[(1)] = 2", []),
+        ("a < (b) AND x.y > 5", []),
+        ("f[1](2)", []),
+        ("", []),
+    ],
+)
+def test_what_is_called_is_told_by_its_name(text: str, names: list[tuple[str | None, str]]) -> None:
+    assert called(text) == names

@@ -245,6 +245,35 @@ async def test_a_condition_that_names_the_table_fits_none_that_its_rows_are_in(
     assert await faults(database, policy(where="kind = 'x'")) == []
 
 
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        ("random() < 0.5", "random()"),
+        ("pg_catalog.random() < 0.5 AND pg_sleep(10) IS NULL", "pg_sleep(), random()"),
+        ("nextval('s') > 0", "nextval()"),
+        ("CLOCK_TIMESTAMP() > now()", "clock_timestamp()"),
+        ("mine(1)", "mine()"),
+        ('app."Mine"(1)', '"Mine"()'),
+        ('"Mine"(1)', None),
+        ("now() > gone_at AND lower('a') IN ('b') AND (true)", None),
+        ("'random()' = 'x'", None),
+    ],
+)
+async def test_a_function_that_answers_anew_each_time_is_warned_of(
+    database: Database, sql: asyncpg.Connection, where: str, named: str | None
+) -> None:
+    made = "({}) RETURNS bool {} LANGUAGE sql AS 'SELECT true'"
+    await sql.execute(f"CREATE FUNCTION mine{made.format('int', 'VOLATILE')}; CREATE SCHEMA app")
+    await sql.execute(f'CREATE FUNCTION app."Mine"{made.format("int", "VOLATILE")}')
+    await sql.execute(f'CREATE FUNCTION "Mine"{made.format("int", "STABLE")}')
+    await sql.execute("CREATE TABLE t (gone_at date); CREATE SEQUENCE s")
+    fact = await one(database, policy(where=where), "where")
+    assert fact.word == ("ok" if named is None else "warning")
+    assert named is None or fact.told == (
+        f"{named} may give another answer each time it is asked: a plan's count says nothing of the purge"
+    )
+
+
 async def test_what_the_planner_folds_can_change_nothing_and_takes_no_longer_than_its_time(
     database: Database, sql: asyncpg.Connection
 ) -> None:
