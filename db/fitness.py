@@ -45,6 +45,16 @@ class Column:
     generated: str  # of pg_attribute.attgenerated: "" is an ordinary column, "v" a virtual one
 
 
+@dataclass(frozen=True)
+class Named:
+    """A table or a column; `quoted_name` is in quotes where that is needed, a table's with its schema."""
+
+    name: str
+    quoted_name: str
+    schema: str | None = None  # of a table
+    is_date: bool = False  # of a column
+
+
 FACTS = f"""
     kin.kin, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind,
            c.relpersistence = 't' AS is_temporary, row_security_active(c.oid) AS row_security,
@@ -81,10 +91,13 @@ CHILDREN = f"""
     FROM kin JOIN pg_class c ON c.oid = kin.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY kin.kin, c.oid
 """
-LIKE = """
-    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE lower(c.relname) = lower($1::text) AND c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%'
-    ORDER BY 1 LIMIT 3
+# Some thousand names are compared in a few hundredths of a second. A partition is meant by nobody who does not name it.
+TABLES = """
+    SELECT n.nspname::text AS schema, c.relname::text AS name, format('%I.%I', n.nspname, c.relname) AS quoted_name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'lowtide')
+      AND (NOT c.relispartition OR lower(c.relname) = lower($2::text))
+    ORDER BY lower(c.relname) = lower($2::text) DESC, n.nspname = $1::text DESC, 1, 2 LIMIT 5000
 """
 COLUMN = """
     WITH RECURSIVE base (oid) AS (
@@ -95,12 +108,10 @@ COLUMN = """
     FROM pg_attribute a, base JOIN pg_type t ON t.oid = base.oid AND t.typtype <> 'd'
     WHERE a.attrelid = $1::text::regclass AND a.attname = $2::text AND a.attnum > 0 AND NOT a.attisdropped
 """
-COLUMNS_LIKE = """
-    SELECT quote_ident(attname) FROM pg_attribute
-    WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
-      AND (lower(attname) = lower($2::text)
-           OR atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype))
-    ORDER BY lower(attname) = lower($2::text) DESC, attnum LIMIT 5
+COLUMNS = """
+    SELECT attname::text AS name, quote_ident(attname) AS quoted_name,
+           atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_date
+    FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 # By name alone: of those with the same name, whatever they take, one is enough.
 VOLATILE = """
@@ -128,9 +139,9 @@ async def children(connection: asyncpg.Connection, tree: Tree) -> list[Relation]
     return [Relation(**dict(row)) for row in rows]
 
 
-async def tables_like(connection: asyncpg.Connection, target: Target) -> list[str]:
-    """Tables of the same name in another schema, or in other letters; quoted where that is needed."""
-    return [row[0] for row in await connection.fetch(LIKE, target.table)]
+async def tables(connection: asyncpg.Connection, target: Target) -> list[Named]:
+    """Those that may be meant by the target's name: of its schema first, the first few thousand."""
+    return [Named(**dict(row)) for row in await connection.fetch(TABLES, target.schema, target.table)]
 
 
 async def column(connection: asyncpg.Connection, target: Target) -> Column | None:
@@ -138,9 +149,8 @@ async def column(connection: asyncpg.Connection, target: Target) -> Column | Non
     return None if row is None else Column(**dict(row))
 
 
-async def columns_like(connection: asyncpg.Connection, target: Target) -> list[str]:
-    """Columns of the same name in other letters, and those that hold dates."""
-    return [row[0] for row in await connection.fetch(COLUMNS_LIKE, target.relation, target.column)]
+async def named_columns(connection: asyncpg.Connection, target: Target) -> list[Named]:
+    return [Named(**dict(row)) for row in await connection.fetch(COLUMNS, target.relation)]
 
 
 async def knows_timezone(connection: asyncpg.Connection, timezone: str) -> bool:

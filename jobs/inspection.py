@@ -4,21 +4,21 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from db import estimates, fitness, queryplans, relations
-from db.columns import DATES, INTEGERS
+from db import estimates, fitness, queryplans
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
 from db.targets import Target, quoted
 from db.trees import Tree
 from db.verdicts import LARGE_BLOCKS
-from jobs import children, conditions, epochs, rights
+from jobs import children, conditions, epochs, rights, tables
 from jobs.children import ChildrenUndeclared
 from jobs.facts import Fact
 from jobs.failures import AWAY, Refused
 from jobs.policies import Broken, Policy
 from jobs.queryplans import SMALL_BLOCKS
 from jobs.scopes import RULE_ADVICE, rule_told
+from jobs.tables import own
 
 STATEMENT_TIMEOUT = "2s"
 MOST_NAMED = 5
@@ -51,30 +51,9 @@ def against(policy: Policy, facts: list[Fact]) -> Broken | None:
     return Broken(policy.name, "; ".join(faults), (policy.target.schema, policy.target.table)) if faults else None
 
 
-async def _table(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    target = policy.target
-    family = await fitness.relations(connection, target)
-    if not family:
-        like = await fitness.tables_like(connection, target)
-        there_is = f" There is {', '.join(like)}" if like else ""
-        return [Fact("table", "fault", f"there is no {target.name}", f"Names are taken as they are written.{there_is}")]
-    own = _own(family)
-    for relation in own:
-        if (told := relations.no_table(relation.kind)) is not None:
-            return [Fact("table", "fault", f"{relation.name} {told[0]}", told[1])]
-        if relation.rule is not None:
-            return [Fact("table", "fault", rule_told(relation.name, relation.rule), RULE_ADVICE)]
-    if own[0].is_temporary:
-        return [Fact("table", "fault", f"{target.name} is a temporary table of one session", "Name one that stays")]
-    below = sum(relation.kind == "r" for relation in own[1:])
-    if own[0].kind == "p":
-        return [Fact("table", "ok", f"{target.name}, in {below} partitions")]
-    return [Fact("table", "ok", f"{target.name}{f', and {below} that inherit from it' if below else ''}")]
-
-
 async def _rights(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     """Each relation by itself: a purge names the leaves, and rights on the parent say nothing of those."""
-    missing = await rights.told(connection, _own(await fitness.relations(connection, policy.target)))
+    missing = await rights.told(connection, own(await fitness.relations(connection, policy.target)))
     if missing is None:
         return [Fact("rights", "ok", "SELECT, UPDATE and DELETE")]
     return [Fact("rights", "fault", *missing)]
@@ -94,32 +73,6 @@ async def _hidden(connection: asyncpg.Connection, hiding: Relation) -> Fact:
     return Fact("row security", "fault", told, f"ALTER ROLE {role} BYPASSRLS; or let the table's owner purge it")
 
 
-async def _column(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
-    target = policy.target
-    found = await fitness.column(connection, target)
-    if found is None:
-        like = await fitness.columns_like(connection, target)
-        there_is = f" There is {', '.join(like)}" if like else ""
-        told = f"{target.name} has no column {target.column}"
-        return [Fact("column", "fault", told, f"Names are taken as they are written.{there_is}")]
-    told = f"{target.column} is {found.type}"
-    if found.type in INTEGERS and target.epoch is None:
-        return [Fact("column", "fault", told, 'Say what it counts since 1970: epoch = "seconds", for example')]
-    if found.type in DATES and target.epoch is not None:
-        return [Fact("column", "fault", told, "Leave epoch out: it is for columns of integers")]
-    if found.type not in (*DATES, *INTEGERS):
-        return [Fact("column", "fault", f"{told}: no age can be told from it", f"It has to be one of {_taken()}")]
-    if target.epoch is not None:
-        told += f", {target.epoch} since 1970"
-    if found.generated == "v":
-        return [Fact("column", "warning", f"{told}, computed when it is read: no index can be on it", "Store it")]
-    return [Fact("column", "ok", told)]
-
-
-def _taken() -> str:
-    return f"{', '.join(DATES)}, or with epoch {', '.join(INTEGERS)}"
-
-
 async def _timezone(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     if await fitness.knows_timezone(connection, policy.target.timezone):
         return []
@@ -128,8 +81,8 @@ async def _timezone(connection: asyncpg.Connection, policy: Policy) -> list[Fact
 
 async def _index(connection: asyncpg.Connection, policy: Policy) -> list[Fact]:
     """Of each relation with rows by itself."""
-    own = _own(await fitness.relations(connection, policy.target))
-    targets = [relation.as_target(policy.target) for relation in own if relation.kind == "r"]
+    family = own(await fitness.relations(connection, policy.target))
+    targets = [relation.as_target(policy.target) for relation in family if relation.kind == "r"]
     found = [fact for target in targets if (fact := await _index_of(connection, target)) is not None]
     if not found:
         table = await estimates.table(connection, targets[0]) if targets else None
@@ -198,17 +151,12 @@ async def _children(connection: asyncpg.Connection, policy: Policy) -> list[Fact
     return [Fact("children", "ok", ", ".join(named) or "nothing points to its rows")]
 
 
-def _own(family: list[Relation]) -> list[Relation]:
-    """The table, and those whose rows are its rows too."""
-    return [relation for relation in family if relation.kin != "above"]
-
-
 # In this order.
 LOOKS: tuple[Callable[[asyncpg.Connection, Policy], Awaitable[list[Fact]]], ...] = (
-    _table,
+    tables.look,
     _rights,
     _row_security,
-    _column,
+    tables.look_at_column,
     epochs.look,
     _timezone,
     conditions.look,

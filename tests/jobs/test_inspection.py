@@ -60,6 +60,39 @@ async def test_a_table_that_is_not_there_is_told_with_those_that_may_be_meant(
 
 
 @pytest.mark.parametrize(
+    ("name", "there_is"),
+    [
+        ("app.evnets", " There is app.events"),
+        ("app.Event", " There is app.events"),
+        ("ap.events", " There is app.events"),
+        ("app.orderlines", ' There is app."Order_Lines"'),
+        ("public.evnts", " There is app.events"),  # none of public is like it
+        ("public.taks", " There is public.task"),
+        ("app.xyz", ""),
+    ],
+)
+async def test_a_misspelt_table_is_told_with_those_whose_names_are_like_it(
+    database: Database, sql: asyncpg.Connection, name: str, there_is: str
+) -> None:
+    await sql.execute(
+        'CREATE SCHEMA app; CREATE TABLE app."Order_Lines" (); '
+        "CREATE TABLE app.events (gone_at date) PARTITION BY RANGE (gone_at); "
+        "CREATE TABLE app.evnets1 PARTITION OF app.events DEFAULT"
+    )
+    schema, _, table = name.partition(".")
+    ((_, told),) = await faults(database, replace(policy(), target=Target(schema, table, "gone_at")))
+    assert told == f"there is no {name}. Names are taken as they are written.{there_is}"
+
+
+async def test_a_misspelt_column_is_told_with_the_one_that_is_like_it(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TABLE t (made date, gone_at bigint, going_out text, other text)")
+    ((_, told),) = await faults(database, policy(column="gnoe_at"))
+    assert told.endswith("public.t has no column gnoe_at. Names are taken as they are written. There is gone_at, made")
+
+
+@pytest.mark.parametrize(
     ("made", "told"),
     [
         ("CREATE VIEW t AS SELECT now() AS gone_at", "is a view. Name the table that its rows are in"),
