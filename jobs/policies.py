@@ -95,6 +95,7 @@ class Broken:
     name: str  # or what it is called without one: "number 3", by its place in the file
     reason: str  # and what to do
     table: tuple[str, str] | None = None  # schema and table, where that much could be read
+    is_named: bool = True  # whether `name` is its own
 
     def __str__(self) -> str:
         return f"policy {self.name}: {self.reason}"
@@ -113,8 +114,11 @@ class Policies:
         return (*self.valid, *OWN)
 
     def disabled(self) -> dict[str, Broken]:
-        """By name, for those who run them: what the database has against others comes and goes (worker/lookout.py)."""
-        return {broken.name: broken for broken in self.broken}
+        """By name, for those who run them: what the database has against others comes and goes (worker/lookout.py).
+
+        What has no name nobody can run: another policy may have the one that it is called by.
+        """
+        return {broken.name: broken for broken in self.broken if broken.is_named}
 
 
 def in_words(keep: timedelta) -> str:

@@ -92,7 +92,7 @@ class Entry:
         return f"{self.name} (number {self.number})" if self.has_name else self.name
 
     def broken(self) -> Broken:
-        return Broken(self.name, "; ".join(self.faults), self._read("table"))
+        return Broken(self.name, "; ".join(self.faults), self._read("table"), is_named=self.has_name)
 
     def _read(self, key: str) -> Any:  # noqa: ANN401 - what the key's reader returns
         try:

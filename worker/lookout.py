@@ -29,10 +29,10 @@ class Lookout:
         self.disabled = policies.disabled()
         self._database = database
         self._metrics = metrics
-        for policy in policies.valid:
-            metrics.disabled(policy.name, is_disabled=False)
         for broken in policies.broken:
             self._tell(broken)
+        for policy in policies.valid:  # one may be named as another without a name is called
+            metrics.disabled(policy.name, is_disabled=False)
 
     async def run(self, *, every: timedelta = EVERY) -> None:
         while True:

@@ -290,6 +290,13 @@ def test_two_policies_of_one_name_are_both_disabled(file: Path) -> None:
     assert policies.disabled().keys() == {"x"}
 
 
+def test_a_policy_is_not_disabled_by_one_without_a_name_that_is_called_the_same(file: Path) -> None:
+    policies = read(file, policy_with(name='"number 2"') + '[[policy]]\ntable = "u"\n')
+    assert [policy.name for policy in policies.valid] == ["number 2"]
+    assert [(broken.name, broken.is_named) for broken in policies.broken] == [("number 2", False)], "it is told"
+    assert policies.disabled() == {}
+
+
 def test_a_name_that_a_broken_policy_has_is_taken_too(file: Path) -> None:
     policies = read(file, policy_with() + policy_with(keep="1"))
     assert policies.valid == ()

@@ -46,6 +46,18 @@ async def test_what_the_file_has_wrong_is_told_at_once_and_stays(database: Datab
     assert (gauge(metrics, "short"), gauge(metrics, "old-deleted-tasks")) == (1, 0)
 
 
+async def test_one_without_a_name_disables_none_that_is_named_as_it_is_called(
+    database: Database, metrics: Metrics
+) -> None:
+    named = replace(OLD_DELETED_TASKS, name="number 2")
+    with capture_logs() as logs:
+        lookout = Lookout(
+            database, Policies((named,), (Broken("number 2", "name: is missing", is_named=False),)), metrics=metrics
+        )
+    assert (lookout.disabled, gauge(metrics, "number 2")) == ({}, 0)
+    assert [(each["event"], each["policy"]) for each in logs] == [("policy.disabled", "number 2")]
+
+
 async def test_what_the_database_has_against_one_is_told_once_and_ends_when_it_is_mended(
     database: Database, metrics: Metrics, sql: asyncpg.Connection
 ) -> None:
