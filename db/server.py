@@ -6,11 +6,16 @@ from datetime import datetime
 import asyncpg
 
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
-ABOUT = """
+# Of docs/roles.sql: whoever looks at runs and steers them, and does none of the worker's work.
+IS_OPERATOR = """
+    coalesce(pg_has_role(to_regrole('lowtide_operator'), 'MEMBER'), false)
+    AND NOT coalesce(pg_has_role(to_regrole('lowtide_worker'), 'MEMBER'), false)
+"""
+ABOUT = f"""
     SELECT current_setting('server_version_num')::int AS number,
            split_part(current_setting('server_version'), ' ', 1) AS version, current_user::text AS role,
            pg_is_in_recovery() AS is_standby, clock_timestamp() AS now,
-           pg_has_role('pg_monitor', 'USAGE') AS may_monitor,
+           pg_has_role('pg_monitor', 'USAGE') AS may_monitor, {IS_OPERATOR} AS is_operator,
            EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm') AS has_trigrams,
            (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'lowtide') AS may_use_schema
 """
@@ -36,10 +41,17 @@ class About:
     may_monitor: bool
     has_trigrams: bool
     may_use_schema: bool | None  # None: there is no schema lowtide
+    is_operator: bool = False  # a member of lowtide_operator, and not of lowtide_worker: the worker's may do more
 
 
 async def about(connection: asyncpg.Connection) -> About:
     return About(**dict(await connection.fetchrow(ABOUT)))
+
+
+async def is_operator(connection: asyncpg.Connection) -> bool:
+    """As `About.is_operator`."""
+    found: bool = await connection.fetchval(f"SELECT {IS_OPERATOR}")
+    return found
 
 
 async def settings(connection: asyncpg.Connection, *names: str) -> dict[str, str]:

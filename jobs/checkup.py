@@ -60,7 +60,8 @@ def _server(about: About, where: str) -> list[Fact]:
         facts.append(Fact(POSTGRESQL, "fault", told, "Name the primary in LOWTIDE_DATABASE_URL"))
     if not about.may_monitor:
         told = f"role {about.role} can't see standbys, old snapshots and the WAL archive: a gentle purge won't wait"
-        facts.append(Fact(POSTGRESQL, "warning", f"{told} for them", f"GRANT pg_monitor TO {quoted(about.role)};"))
+        unseen = Fact(POSTGRESQL, "warning", f"{told} for them", f"GRANT pg_monitor TO {quoted(about.role)};")
+        facts.append(unseen.of_operator if about.is_operator else unseen)
     return facts
 
 
@@ -95,18 +96,20 @@ async def _ledger(database: Database, about: About) -> list[Fact]:
     if "lowtide" in pending:
         return [Fact(LEDGER, "fault", "is older than this program", "lowtide migrate")]
     async with database.autocommit() as connection:
-        facts = await _rights(connection, role)
-    return [*facts, *_tasks(about, has_tables="tasks" not in pending)]
+        rights = await _rights(connection, role)
+    if about.is_operator and rights.word == "fault":
+        rights = rights.of_operator
+    return [rights, *_tasks(about, has_tables="tasks" not in pending)]
 
 
-async def _rights(connection: asyncpg.Connection, role: str) -> list[Fact]:
+async def _rights(connection: asyncpg.Connection, role: str) -> Fact:
     lacking = await server.lacking(connection, NEEDED)
     grants = [f"GRANT {', '.join(rights)} ON lowtide.{table} TO {role};" for table, rights in lacking.items()]
     if await server.routines_refused(connection):
         grants.append(f"GRANT EXECUTE ON ALL ROUTINES IN SCHEMA lowtide TO {role};")
     if not grants:
-        return [Fact(LEDGER, "ok", "up to date, and ours to use")]
-    return [Fact(LEDGER, "fault", f"role {role} lacks rights in schema lowtide", f"{ROLES}, or {' '.join(grants)}")]
+        return Fact(LEDGER, "ok", "up to date, and ours to use")
+    return Fact(LEDGER, "fault", f"role {role} lacks rights in schema lowtide", f"{ROLES}, or {' '.join(grants)}")
 
 
 def _tasks(about: About, *, has_tables: bool) -> list[Fact]:

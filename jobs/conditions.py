@@ -29,6 +29,8 @@ async def _refused(connection: asyncpg.Connection, target: Target) -> Fact | Non
         if await fitness.parse_condition(connection, target):
             return Fact("where", "fault", "PostgreSQL refuses it: it has a parameter", "Write the value itself")
         await fitness.explain_condition(connection, target)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        return Fact("rights", "fault", f"where: {server_message(exc)}", "GRANT it to this role, or write another where")
     except asyncpg.PostgresError as exc:
         advice = "Write one condition about the table's columns"
         return Fact("where", "fault", f"PostgreSQL refuses it: {_told(exc)}", advice)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from db import estimates, fitness, queryplans
+from db import estimates, fitness, queryplans, server
 from db.engine import Database
 from db.faults import server_message, sqlstate
 from db.fitness import Relation
@@ -23,26 +23,45 @@ from jobs.tables import own
 STATEMENT_TIMEOUT = "2s"
 MOST_NAMED = 5
 UNKNOWN = "unknown"  # what a fact is about that could not be told in its time
+SEE_RIGHTS = "See what this role may do"
+# What another role may be able to, or see.
+OF_THE_ROLE = ("rights", "row security")
 # Where one of them is at fault, nothing else can be told.
 FIRST = ("table", "rights", "row security", "column", "children")
 # What a run's own guard looks at once more, before its first batch (jobs/queryplans.py): they disable no policy here.
 GUARDED = ("index", "foreign keys")
 
 
-async def inspect(database: Database, policy: Policy) -> list[Fact]:
-    """Raises what a lost connection raises. What could not be told in its time is a warning."""
+async def inspect(database: Database, policy: Policy, *, at_terminal: bool = False) -> list[Fact]:
+    """Raises what a lost connection raises. What could not be told in its time is a warning.
+
+    At a terminal, what an operator's role may not do is worth a note: what counts is the worker's.
+    """
     facts: list[Fact] = []
     async with database.tuned(statement_timeout=STATEMENT_TIMEOUT) as connection:
+        is_operator = at_terminal and await server.is_operator(connection)
         for look in LOOKS:
             if any(fact.is_fault_of(*FIRST) for fact in facts):
                 break  # the others would stumble over the same
-            try:
-                facts += await look(connection, policy)
-            except asyncpg.PostgresError as exc:
-                if str(sqlstate(exc)).startswith(AWAY):
-                    raise
-                facts.append(Fact(UNKNOWN, "warning", f"could not be looked at: {server_message(exc)}", "Try again"))
+            found = await _found(look(connection, policy))
+            facts += [_of_operator(fact) for fact in found] if is_operator else found
     return facts
+
+
+async def _found(look: Awaitable[list[Fact]]) -> list[Fact]:
+    try:
+        return await look
+    except asyncpg.PostgresError as exc:
+        if str(sqlstate(exc)).startswith(AWAY):
+            raise
+        told = f"could not be looked at: {server_message(exc)}"
+        if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+            return [Fact(UNKNOWN, "warning", told, SEE_RIGHTS)]
+        return [Fact(UNKNOWN, "warning", told, "Try again")]
+
+
+def _of_operator(fact: Fact) -> Fact:
+    return fact.of_operator if fact.is_fault_of(*OF_THE_ROLE) or fact.advice == SEE_RIGHTS else fact
 
 
 def against(policy: Policy, facts: list[Fact]) -> Broken | None:

@@ -35,7 +35,7 @@ class Outlook:
 
 async def outlook(database: Database, policy: Policy) -> Outlook:
     """Raises what a lost connection raises."""
-    facts = await inspect(database, policy)
+    facts = await inspect(database, policy, at_terminal=True)
     broken = against(policy, facts)
     found = Outlook(facts, broken, None if broken is not None else await survey(database, policy))
     try:

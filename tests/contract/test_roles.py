@@ -16,7 +16,7 @@ from jobs.life import Life
 from tests import people
 from tests.contract.cli import lowtide
 from tests.ledger import run
-from worker.embedded import Postgres
+from worker.embedded import Postgres, Valkey
 
 ROLES = (Path(__file__).parents[2] / "docs" / "roles.sql").read_text()
 
@@ -153,6 +153,41 @@ async def test_the_operator_places_and_releases_holds_and_steers_runs_and_delete
                 await keeper.execute(forbidden)
     finally:
         await keeper.close()
+
+
+async def test_what_the_operator_may_not_do_disables_no_policy_at_the_terminal(
+    roles: None, database_url: str, sql: asyncpg.Connection, valkey: Valkey, tmp_path: Path
+) -> None:
+    """What counts is the worker's role: no GRANT is proposed to a person."""
+    await sql.execute("CREATE SCHEMA app; CREATE TABLE app.secret (at date); CREATE TABLE log (at date, kind text)")
+    await sql.execute("CREATE TABLE line (at date); ALTER TABLE line ENABLE ROW LEVEL SECURITY")
+    block = '[[policy]]\nname = "{}"\ntable = "{}"\ncolumn = "{}"\nkeep = "90 days"\n'
+    file = tmp_path / "lowtide.toml"
+    file.write_text(
+        block.format("tasks", "task", "deleted_at")
+        + block.format("secret", "app.secret", "at")
+        + block.format("line", "line", "at")
+        + block.format("log", "log", "at")
+        + "where = \"kind = 'x'\"\n"
+    )
+    settings = {"database_url": as_role(database_url, "keeper"), "redis_url": valkey.url, "policies": str(file)}
+    checked = await lowtide("check", "--json", **settings)
+    assert checked.code == 0, checked.out
+    assert "GRANT" not in checked.out
+    (note,) = [each for each in checked.json if each["about"] == "policy tasks" and each["word"] != "ok"]
+    assert (note["word"], note["told"], note["advice"]) == (
+        "note",
+        'rights: role "keeper" lacks UPDATE, DELETE on public.task. '
+        "That is no fault of an operator's role: what counts is the worker's",
+        None,
+    )
+    listed = await lowtide("policies", "--json", **settings)
+    assert listed.code == 0, listed.out
+    found = {each["name"]: each for each in listed.json}
+    assert [each["disabled"] for each in listed.json] == [None] * 4
+    assert (found["tasks"]["eligible"], found["tasks"]["advice"]) == (0, [])
+    assert found["secret"]["eligible"] is None
+    assert "permission denied" in found["secret"]["advice"][0]
 
 
 async def test_default_privileges_of_an_earlier_version_give_nothing_on_new_tables(

@@ -368,6 +368,37 @@ async def test_rights_are_asked_for_one_by_one_with_the_grants(
         await sql.execute(f"GRANT {right} ON app.t TO reader")
 
 
+async def test_an_operator_lacks_nothing_at_a_terminal_and_all_of_it_as_a_worker(
+    reader: Database, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE TABLE t (gone_at date, kind text); CREATE ROLE lowtide_operator")
+    given = policy(where="kind = 'x'")
+    try:
+        await sql.execute("GRANT lowtide_operator TO reader; GRANT SELECT ON t TO lowtide_operator")
+        facts = await inspect(reader, given, at_terminal=True)
+        assert {fact.about: fact.word for fact in facts if fact.word != "ok"} == {"rights": "note"}
+        assert against(given, await inspect(reader, given)) is not None
+
+        await sql.execute("REVOKE SELECT ON t FROM lowtide_operator")
+        facts = await inspect(reader, given, at_terminal=True)
+        assert {fact.word for fact in facts} == {"ok", "note"}
+        await sql.execute("CREATE ROLE lowtide_worker; GRANT lowtide_worker TO reader")
+        assert against(given, await inspect(reader, given, at_terminal=True)) is not None
+    finally:
+        for role in ("lowtide_operator", "lowtide_worker"):
+            if await sql.fetchval("SELECT to_regrole($1) IS NOT NULL", role):
+                await sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_what_where_calls_needs_rights_too(reader: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute(
+        "CREATE TABLE t (gone_at date); CREATE TABLE other (); GRANT SELECT, UPDATE, DELETE ON t TO reader"
+    )
+    ((about, told),) = await faults(reader, policy(where="EXISTS (SELECT FROM other)"))
+    assert about == "rights"
+    assert told == "where: permission denied for table other. GRANT it to this role, or write another where"
+
+
 async def test_rights_on_a_partitioned_table_say_nothing_of_its_leaves(
     reader: Database, sql: asyncpg.Connection
 ) -> None:

@@ -65,7 +65,7 @@ async def _policies(database: Database, policies: Policies) -> list[Fact]:
     return [
         replace(fact, about=f"policy {policy.name}", told=f"{fact.about}: {fact.told}")
         for policy in policies.valid
-        for fact in await inspect(database, policy)
+        for fact in await inspect(database, policy, at_terminal=True)
     ]
 
 
