@@ -31,11 +31,22 @@ REVOKE INSERT, UPDATE, DELETE ON lowtide.audit FROM lowtide_worker;
 -- Without it a gentle run can't see standbys, snapshots of other roles and the WAL archive, says so, and goes on.
 GRANT pg_monitor TO lowtide_worker;
 
--- The task tables of the four jobs.
-GRANT SELECT ON public.worker TO lowtide_worker;
-GRANT SELECT, UPDATE ON public.project TO lowtide_worker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON public.task TO lowtide_worker;
-GRANT USAGE ON SEQUENCE public.task_id_seq TO lowtide_worker;
+-- The task tables of the four jobs, where they are: run it again after `lowtide migrate --with-tasks`.
+DO $$
+BEGIN
+    IF to_regclass('public.worker') IS NOT NULL AND to_regclass('public.project') IS NOT NULL
+        AND to_regclass('public.task') IS NOT NULL
+    THEN
+        GRANT SELECT ON public.worker TO lowtide_worker;
+        GRANT SELECT, UPDATE ON public.project TO lowtide_worker;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON public.task TO lowtide_worker;
+        GRANT SELECT ON public.worker, public.project, public.task TO lowtide_operator;
+    END IF;
+    IF to_regclass('public.task_id_seq') IS NOT NULL THEN
+        GRANT USAGE ON SEQUENCE public.task_id_seq TO lowtide_worker;
+    END IF;
+END
+$$;
 
 -- For each further table with a policy: GRANT SELECT, UPDATE, DELETE ON its_table TO lowtide_worker;
 
@@ -47,4 +58,4 @@ GRANT INSERT, UPDATE (released_by, released_at, release_reason) ON lowtide.hold 
 GRANT INSERT ON lowtide.audit TO lowtide_operator;
 GRANT EXECUTE ON FUNCTION lowtide.enqueue(text, jsonb, text, timestamptz, boolean), lowtide.hold_key(oid),
     lowtide.accept(text, jsonb, text, timestamptz, boolean, text, timestamptz), lowtide.added(jsonb, jsonb) TO lowtide_operator;
-GRANT SELECT ON public.worker, public.project, public.task TO lowtide_operator;
+-- And SELECT on each further table with a policy: GRANT SELECT ON its_table TO lowtide_operator;

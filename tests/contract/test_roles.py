@@ -190,6 +190,27 @@ async def test_what_the_operator_may_not_do_disables_no_policy_at_the_terminal(
     assert "permission denied" in found["secret"]["advice"][0]
 
 
+async def test_without_task_tables_the_roles_are_made_all_the_same(empty_url: str) -> None:
+    sql = await asyncpg.connect(empty_url)
+    database = engine.connect(empty_url)
+    try:
+        await migrate(database.engine, with_tasks=False)
+        await sql.execute(ROLES)
+        assert await sql.fetchval("SELECT has_table_privilege('lowtide_operator', 'lowtide.run', 'UPDATE')")
+
+        await migrate(database.engine, with_tasks=True)
+        await sql.execute(ROLES)
+        assert await sql.fetchval("SELECT has_table_privilege('lowtide_worker', 'public.task', 'DELETE')")
+        assert await sql.fetchval("SELECT has_table_privilege('lowtide_operator', 'public.task', 'SELECT')")
+        assert await sql.fetchval("SELECT has_sequence_privilege('lowtide_worker', 'public.task_id_seq', 'USAGE')")
+    finally:
+        await database.close()
+        for role in ("lowtide_enqueuer", "lowtide_worker", "lowtide_operator"):
+            if await sql.fetchval("SELECT to_regrole($1) IS NOT NULL", role):
+                await sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await sql.close()
+
+
 async def test_default_privileges_of_an_earlier_version_give_nothing_on_new_tables(
     empty_url: str, postgres: Postgres
 ) -> None:
