@@ -1,6 +1,7 @@
 """`lowtide plan` and `lowtide approve`, from outside."""
 
 import asyncio
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -8,7 +9,7 @@ from arq.connections import ArqRedis
 
 from tests import people
 from tests.contract.cli import Done, lowtide
-from worker.embedded import Valkey
+from worker.embedded import Companion, Valkey
 
 POLICY = "old-deleted-tasks"
 LEFT = "SELECT count(*) FROM task"
@@ -95,6 +96,36 @@ async def test_approve_waits_where_it_is_asked_to(
     done = approving.result()
     assert done.code == 0, done.err
     assert "succeeded" in done.err
+
+
+BLOCK = '[[policy]]\nname = "{}"\ntable = "task"\ncolumn = "deleted_at"\nkeep = "{}"\n'
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+async def test_a_worker_with_another_policy_file_is_told(
+    database_url: str, sql: asyncpg.Connection, valkey: Valkey, tmp_path: Path, as_json: list[str]
+) -> None:
+    """What it counts nobody could approve from here.
+
+    Seen to fail without the comparison: the plan was shown, and each `approve` said that the policy has changed.
+    """
+    await overdue(sql, 10)
+    theirs, ours = tmp_path / "theirs.toml", tmp_path / "ours.toml"
+    theirs.write_text(BLOCK.format("x", "90 days"))
+    ours.write_text(BLOCK.format("x", "30 days") + 'where = "true"\n' + BLOCK.format("new", "30 days"))
+    settings = {"database_url": database_url, "redis_url": valkey.url}
+    async with Companion(**settings, policies=str(theirs), tick="0.2") as worker:
+        changed = await lowtide("plan", "x", *as_json, **settings, policies=str(ours))
+        unknown = await lowtide("plan", "new", *as_json, **settings, policies=str(ours))
+        same = await lowtide("plan", "x", *as_json, **settings, policies=str(theirs))
+        await worker.stop()
+    told = "the worker that counted has another policy file than this terminal: restart the workers (or use theirs)"
+    assert (changed.code, told in (changed.out if as_json else changed.err)) == (1, True), changed.err
+    assert changed.json["error"]["type"] == "OtherPolicies" if as_json else changed.out == ""
+    assert unknown.code == 1
+    assert "there is no policy 'new'" in unknown.err
+    assert "The worker that took it has another policy file than this terminal: restart the workers" in unknown.err
+    assert (same.code, "another policy file" in same.err) == (0, False)
 
 
 async def test_nothing_is_approved_without_a_yes(database_url: str, sql: asyncpg.Connection) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import typer
 
+from db import plans as stored
 from db import runs
 from db.engine import Database
 from db.models import Run
@@ -16,7 +17,7 @@ from jobs import plans
 from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.endings import Again
-from jobs.failures import NotFound
+from jobs.failures import NotFound, Refused
 from jobs.life import Life
 from jobs.policies import Policies, Policy
 from jobs.purge_payload import PurgeOldDeleted, policy_for
@@ -30,8 +31,18 @@ from worker.settings import Settings
 
 # A worker that is there takes a run within milliseconds.
 TAKEN_WITHIN_S = 2.0
+RESTART = "restart the workers (or use theirs)"
+# The terminal has found the policy in its own file, and nothing wrong with it there.
+HINTS = {
+    "NotFound": f"The worker that took it has another policy file than this terminal: {RESTART}",
+    "PolicyBroken": f"Where this terminal's policy file has that mended, the worker still has another one: {RESTART}",
+}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoSample = Annotated[bool, typer.Option("--no-sample", help="Show no rows: they may be private.")]
+
+
+class OtherPolicies(Refused):
+    """What was counted is not what the policy says here."""
 
 
 def plan(
@@ -56,7 +67,10 @@ def plan(
                 if as_json:
                     output.print_json(output.run_as_json(run))
                 output.say(output.outcome(run))
+                if (hint := HINTS.get((run.error or {}).get("type", ""))) is not None:
+                    output.say(hint)
                 raise typer.Exit(1)
+            await _require_same(database, run.id, known)
             cutoff = datetime.fromisoformat(run.result["cutoff"])
             rows = [] if no_sample else await sample(database, known, cutoff)
         if as_json:
@@ -115,6 +129,17 @@ async def _dry_run(database: Database, settings: Settings, policies: Policies, p
     life = Life(database, jobs(policies.every, disabled=policies.disabled()), worker=environment.process_name())
     async with alongside(_serve(life, run_id, after_s=0 if deaf else TAKEN_WITHIN_S)):
         return await follow(database, run_id)
+
+
+async def _require_same(database: Database, plan_id: str, policy: Policy) -> None:
+    """Raises OtherPolicies: nobody could approve the plan from here, and its count says nothing of this policy."""
+    async with database.sessions.begin() as opened:
+        made = await stored.get(opened, plan_id)
+    if made is not None and made.policy_sha256 != policy.digest:
+        raise OtherPolicies(
+            f"the worker that counted has another policy file than this terminal: {RESTART}. Plan {plan_id} goes by "
+            f"its rule for policy {policy.name}, which is not the one here"
+        )
 
 
 async def _serve(life: Life, run_id: str, *, after_s: float) -> None:
