@@ -47,7 +47,7 @@ async def purge_old_deleted(
     if not payload.dry_run:
         require_open(policy, now=now())
     async with run.database.sessions.begin() as session:
-        if not payload.dry_run and (other := await turns.at_work_on(session, run.claim, target=policy.target.name)):
+        if not payload.dry_run and (other := await turns.at_work_on(session, run.claim, target=policy.target)):
             raise Waiting(f"run {other} purges {policy.target.name} now: one at a time")
         cutoff, run.wishes = await leases.freeze(
             session,
