@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import audit
-from db.faults import sqlstate
+from db.faults import sqlstate, without_values
 from db.refusals import Refused
 from db.relations import no_table
 from db.targets import quoted
@@ -28,6 +28,10 @@ NO_VALUE = ("22", "23514", "23502")
 
 class HoldRefused(Refused):
     """The hold can't be placed or released as asked: nothing was changed."""
+
+
+class WrongHold(HoldRefused):
+    """What was asked for can't be a hold, or a release, however often it is tried: nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Place:
 
 # A table is named as policies name it: to the letter, with its schema or found by the search path.
 TABLE = text("""
-    SELECT n.nspname || '.' || c.relname AS name, c.relkind::text AS kind, c.oid::bigint AS oid,
+    SELECT n.nspname AS schema, n.nspname || '.' || c.relname AS name, c.relkind::text AS kind, c.oid::bigint AS oid,
            root.oid::bigint AS relation, root.oid::regclass::text AS table
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL (SELECT coalesce(pg_partition_root(c.oid)::oid, c.oid) AS oid) root
@@ -92,7 +96,7 @@ INSERT = text("""
     VALUES (CAST(CAST(:relation AS oid) AS regclass), :table, :column, :value, :reason,
             CAST(:until AS timestamptz), :by) RETURNING id
 """)
-ALL = text("""
+HOLD = """
     SELECT id, table_name, column_name, value, reason, until, placed_by, placed_at, released_by, released_at,
            release_reason,
            CASE WHEN released_at IS NOT NULL THEN 'released' WHEN until <= now() THEN 'expired' ELSE 'active' END
@@ -100,9 +104,9 @@ ALL = text("""
            (SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = h.relation) AS present_name
     FROM lowtide.hold h
-    WHERE (:ended OR (released_at IS NULL AND (until IS NULL OR until > now())))
-    ORDER BY id DESC
-""")
+"""
+ALL = text(f"{HOLD} WHERE :ended OR (released_at IS NULL AND (until IS NULL OR until > now())) ORDER BY id DESC")
+ONE = text(f"{HOLD} WHERE id = :id")
 RELEASE = text("""
     UPDATE lowtide.hold SET released_by = :by, released_at = clock_timestamp(), release_reason = :reason
     WHERE id = :id AND released_at IS NULL RETURNING table_name, column_name, value
@@ -111,16 +115,20 @@ STANDING = text("SELECT released_by, released_at FROM lowtide.hold WHERE id = :i
 
 
 async def place(session: AsyncSession, *, table: str, column: str) -> Place:
-    """Raises HoldRefused where there is no such table or column."""
+    """Raises WrongHold where there is no such table or column, or no purge with holds that touches it."""
     row = (await session.execute(TABLE, {"table": table})).one_or_none()
     if row is None:
-        raise HoldRefused(f"there is no table {table!r}; write it as schema.table, to the letter")
+        raise WrongHold(f"there is no table {table!r}; write it as schema.table, to the letter")
+    if row.schema == "lowtide":
+        raise WrongHold(
+            f"{row.name} is one of lowtide's own tables, which it cleans whatever is held; name one of yours"
+        )
     if (told := no_table(row.kind)) is not None:
-        raise HoldRefused(f"{row.name} {told[0]}: no purge deletes from it. {told[1]}")
+        raise WrongHold(f"{row.name} {told[0]}: no purge deletes from it. {told[1]}")
     kind = (await session.execute(COLUMN, {"oid": row.oid, "column": column})).scalar_one_or_none()
     if kind is None:
         known = (await session.execute(COLUMNS, {"oid": row.oid})).scalar_one()
-        raise HoldRefused(f"{row.name} has no column {column!r}; it has {known}")
+        raise WrongHold(f"{row.name} has no column {column!r}; it has {known}")
     return Place(row.name, row.relation, *map(_literally, (row.table, quoted(column), kind)))
 
 
@@ -134,14 +142,14 @@ async def add(
 ) -> int:
     """Place a hold, and return its id. Once the transaction is committed, no row that it is over is deleted.
 
-    Waits for the batches that are open on the table; no other begins meanwhile. Raises HoldRefused.
+    Waits for the batches that are open on the table; no other begins meanwhile. Raises WrongHold and HoldRefused.
     """
     at = await place(session, table=table, column=column)
     printed = await _printed(session, at, value)
     if not reason.strip():
-        raise HoldRefused("a hold has a reason: somebody will want to know it")
+        raise WrongHold("a hold has a reason: somebody will want to know it")
     if until is not None and (until.tzinfo is None or (await session.execute(IS_PAST, {"until": until})).scalar_one()):
-        raise HoldRefused("until is a time with a zone, in the future")
+        raise WrongHold("until is a time with a zone, in the future")
     await _wait_for_batches(session, at)
     given = {"table": at.name, "column": column, "value": printed, "reason": reason, "until": until, "by": by}
     hold_id: int = (await session.execute(INSERT, given | {"relation": at.relation})).scalar_one()
@@ -152,7 +160,7 @@ async def add(
 
 
 async def _printed(session: AsyncSession, at: Place, value: str) -> str:
-    """The value as the column's type prints it: 007 is 7, and a time has a zone. Raises HoldRefused."""
+    """The value as the column's type prints it: 007 is 7, and a time has a zone. Raises WrongHold."""
     asked = text(
         f"SELECT value::text, value = value FROM (SELECT CAST(CAST(:value AS text) AS {at.type}) AS value) cast_"
     )
@@ -162,14 +170,14 @@ async def _printed(session: AsyncSession, at: Place, value: str) -> str:
     except DBAPIError as exc:
         code = sqlstate(exc) or ""
         if code.startswith(NO_VALUE):
-            raise HoldRefused(
+            raise WrongHold(
                 f"{value!r} is no value of column {at.column} of {at.name}, which is of type {at.type}"
             ) from exc
         if code == "42883":
-            raise HoldRefused(f"values of type {at.type} can't be compared: hold the rows by another column") from exc
+            raise WrongHold(f"values of type {at.type} can't be compared: hold the rows by another column") from exc
         raise
     if len(printed.encode()) > LONGEST_VALUE_BYTES:
-        raise HoldRefused(f"a value of a hold has {LONGEST_VALUE_BYTES} bytes at most; hold the rows by another column")
+        raise WrongHold(f"a value of a hold has {LONGEST_VALUE_BYTES} bytes at most; hold the rows by another column")
     return printed
 
 
@@ -195,10 +203,15 @@ async def all(session: AsyncSession, *, ended: bool = False) -> Sequence[Hold]: 
     return [Hold(**row._mapping) for row in await session.execute(ALL, {"ended": ended})]
 
 
+async def get(session: AsyncSession, hold_id: int) -> Hold:
+    """One that is known to be there: it is never deleted."""
+    return Hold(**(await session.execute(ONE, {"id": hold_id})).one()._mapping)
+
+
 async def release(session: AsyncSession, hold_id: int, *, reason: str, by: str) -> None:
-    """The rows may be purged from now on, as far as no other hold is over them. Raises HoldRefused."""
+    """The rows may be purged from now on, as far as no other hold is over them. Raises WrongHold and HoldRefused."""
     if not reason.strip():
-        raise HoldRefused("a release has a reason: somebody will want to know it")
+        raise WrongHold("a release has a reason: somebody will want to know it")
     row = (await session.execute(RELEASE, {"id": hold_id, "reason": reason, "by": by})).one_or_none()
     if row is None:
         standing = (await session.execute(STANDING, {"id": hold_id})).one_or_none()
@@ -210,8 +223,8 @@ async def release(session: AsyncSession, hold_id: int, *, reason: str, by: str) 
     await audit.note(session, "release", requested_by=by, table=row.table_name, detail=told)
 
 
-async def protected(session: AsyncSession, hold_id: int, at: Place) -> int | None:
-    """How many rows the hold is over, up to MOST_COUNTED; None where that takes longer than LONGEST_COUNT_S."""
+async def protected(session: AsyncSession, hold_id: int, at: Place) -> int | str:
+    """How many rows the hold is over, up to MOST_COUNTED; where that can't be counted, in words why."""
     value = f"SELECT CAST(h.value AS {at.type}) FROM lowtide.hold h WHERE h.id = :id"
     rows = f"SELECT 1 FROM {at.table} WHERE {at.column} = ({value}) LIMIT {MOST_COUNTED}"
     asked = text(f"SELECT count(*) FROM ({rows}) counted")
@@ -220,7 +233,7 @@ async def protected(session: AsyncSession, hold_id: int, at: Place) -> int | Non
             await session.execute(text(f"SET LOCAL statement_timeout = '{LONGEST_COUNT_S}s'"))
             counted: int = (await session.execute(asked, {"id": hold_id})).scalar_one()
     except DBAPIError as exc:
-        if sqlstate(exc) not in {TIMED_OUT, "42501"}:
+        if (code := sqlstate(exc)) is None:  # the connection, not the count
             raise
-        return None
+        return f"that takes longer than {LONGEST_COUNT_S} s" if code == TIMED_OUT else without_values(exc)
     return counted

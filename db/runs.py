@@ -39,6 +39,10 @@ ACCEPT = text("""
 ENQUEUE = text("""
     SELECT lowtide.enqueue(:job, CAST(:payload AS jsonb), :id, coalesce(CAST(:not_before AS timestamptz), now()))
 """)
+ENQUEUE_BY = text("""
+    SELECT accepted FROM lowtide.accept(
+        :job, CAST(:payload AS jsonb), :id, coalesce(CAST(:not_before AS timestamptz), now()), true, :by)
+""")
 REJECT = text("""
     INSERT INTO lowtide.run (id, job, requested_by, state, error, finished_at)
     VALUES (:id, :job, :requested_by, 'failed', CAST(:error AS jsonb), clock_timestamp())
@@ -88,12 +92,22 @@ async def accept(
 
 
 async def enqueue(
-    session: AsyncSession, *, job: str, payload: str, run_id: str | None, not_before: datetime | None
+    session: AsyncSession,
+    *,
+    job: str,
+    payload: str,
+    run_id: str | None,
+    not_before: datetime | None,
+    by: str | None = None,
 ) -> str:
-    """Call `lowtide.enqueue` as any service would. Raises as `accept` does."""
+    """Call `lowtide.enqueue` as any service would. Raises as `accept` does.
+
+    `by` is who asked, where that is not the payload's actor, nor the login.
+    """
     values = {"job": job, "payload": payload, "id": run_id, "not_before": not_before}
+    statement, asked = (ENQUEUE, {}) if by is None else (ENQUEUE_BY, {"by": by})
     with accepting(run_id or ""):
-        enqueued: str = (await session.execute(ENQUEUE, values)).scalar_one()
+        enqueued: str = (await session.execute(statement, values | asked)).scalar_one()
     return enqueued
 
 

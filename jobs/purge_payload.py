@@ -16,6 +16,8 @@ from jobs.policies import Broken, Policy, in_words
 
 # About 31 years: more would overflow what a duration can hold.
 LONGEST_S = 10**9
+# The table of a payload that names neither policy nor table.
+UNSAID = "task"
 
 
 class PurgeOldDeleted(Payload):
@@ -45,21 +47,35 @@ def policy_for(
     payload: PurgeOldDeleted, policies: tuple[Policy, ...], disabled: Mapping[str, Broken] | None = None
 ) -> Policy:
     """Raises NotFound, PolicyUnclear, PolicyBroken."""
-    disabled, known = disabled or {}, {policy.name: policy for policy in policies}
-    named = (
-        [payload.policy] if payload.policy is not None else _policies_of(payload.table or "task", policies, disabled)
-    )
+    disabled = disabled or {}
+    if payload.policy is not None:
+        return policy_named(payload.policy, policies, disabled)
+    table = payload.table or UNSAID
+    named = _policies_of(table, policies, disabled)
+    unsaid = "" if payload.table is not None else ", the one that is meant where neither policy nor table is given"
     if len(named) > 1:
-        raise PolicyUnclear(f"table {payload.table or 'task'!r} has several policies; name one: {', '.join(named)}")
-    for name in named:
-        if name in disabled:
-            raise PolicyBroken(f"policy {name} is disabled, and nothing was deleted: {disabled[name].reason}")
-        if name in known:
-            return known[name]
+        raise PolicyUnclear(
+            f"table {table!r}{unsaid}{unsaid and ','} has several policies; name one: {', '.join(named)}"
+        )
+    if not named:
+        raise NotFound(f"there is no policy for table {table!r}{unsaid}; known: {_told(policies, disabled)}")
+    return policy_named(named[0], policies, disabled)
+
+
+def policy_named(name: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken] | None = None) -> Policy:
+    """Raises NotFound, PolicyBroken."""
+    disabled = disabled or {}
+    if name in disabled:
+        raise PolicyBroken(f"policy {name} is disabled, and nothing was deleted: {disabled[name].reason}")
+    for policy in policies:
+        if policy.name == name:
+            return policy
+    raise NotFound(f"there is no policy {name!r}; known: {_told(policies, disabled)}")
+
+
+def _told(policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> str:
     told = ", ".join(f"{policy.name} ({policy.target.name})" for policy in policies)
-    told += "".join(f"; disabled: {broken}" for broken in disabled.values())
-    asked = f"policy {payload.policy!r}" if payload.policy else f"policy for table {payload.table or 'task'!r}"
-    raise NotFound(f"there is no {asked}; known: {told}")
+    return told + "".join(f"; disabled: {broken}" for broken in disabled.values())
 
 
 def _policies_of(table: str, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]) -> list[str]:

@@ -21,6 +21,19 @@ def split(name: str) -> tuple[str, str]:
     return (PUBLIC, _plain(first)) if second is None else (_plain(first), _plain(second))
 
 
+def recorded(name: str) -> str:
+    """A name as `lowtide audit` has it on record, schema and all: what is no name of the policy file stays as it is."""
+    try:
+        return ".".join(split(name))
+    except ValueError:
+        return name
+
+
+def unquoted(name: str) -> str:
+    """A name as holds have it, to the letter: without the quotes that the policy file wants for it."""
+    return recorded(name) if '"' in name else name
+
+
 def one(name: str) -> str:
     """A column. Raises ValueError."""
     if not re.fullmatch(PART, name, re.DOTALL):

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +21,12 @@ class Done:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def as_role(url: str, role: str) -> str:
+    """The URL of a login whose password is `secret`."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}:secret@{parts.netloc.rpartition('@')[2]}"))
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -338,7 +338,7 @@ async def _started(stderr: asyncio.StreamReader) -> bool:
 async def test_schedules_are_listed_paused_resumed_and_run(database_url: str, sql: asyncpg.Connection) -> None:
     name = "old-deleted-tasks"
     assert (await lowtide("schedules", "pause", name, database_url=database_url)).code == 0
-    (listed,) = (await lowtide("schedules", "list", "--json", database_url=database_url)).json
+    listed = (await lowtide("schedules", "list", "--json", database_url=database_url)).json[0]
     assert (listed["policy"], listed["schedule"], listed["paused"]) == (name, "30 2 * * *", True)
     assert listed["next"].endswith("T02:30:00Z")
     assert "yes" in (await lowtide("schedules", "list", database_url=database_url)).out
@@ -350,6 +350,32 @@ async def test_schedules_are_listed_paused_resumed_and_run(database_url: str, sq
         await sql.fetchval("SELECT payload ->> 'policy' FROM lowtide.run WHERE id = $1", made.out.strip()),
     ) == (0, name)
     assert (await lowtide("schedules", "pause", "nope", database_url=database_url)).code == 2
+
+
+async def test_changes_of_schedules_and_runs_by_hand_are_json_where_asked_for(database_url: str) -> None:
+    name = "old-deleted-tasks"
+    for command in ("pause", "resume"):
+        done = await lowtide("schedules", command, name, "--json", database_url=database_url)
+        assert (done.code, done.err) == (0, "")
+        assert done.json == (await lowtide("schedules", "list", "--json", database_url=database_url)).json[0]
+    made = await lowtide("schedules", "run", name, "--json", database_url=database_url)
+    assert made.json == (await lowtide("show", made.json["id"], "--json", database_url=database_url)).json
+    wrong = await lowtide("schedules", "resume", "nope", "--json", database_url=database_url)
+    assert (wrong.code, wrong.json["error"]["type"]) == (2, "BadParameter")
+
+
+async def test_who_asked_from_a_terminal_is_on_record(database_url: str, sql: asyncpg.Connection) -> None:
+    """As for holds and approvals; a task job is done for the actor that its payload names."""
+    await lowtide("schedules", "run", "old-deleted-tasks", database_url=database_url)
+    await lowtide("enqueue", "purge-old-deleted", "--id", "mine", database_url=database_url)
+    payload = '{"project_id": 1, "requested_by": 7}'
+    await lowtide("enqueue", "archive-project", "--payload", payload, database_url=database_url)
+    asked = await sql.fetch("SELECT split_part(requested_by, ':', 1) AS by FROM lowtide.run ORDER BY created_at")
+    assert [row["by"] for row in asked] == ["operator", "operator", "actor"]
+    other = await lowtide(
+        "enqueue", "purge-old-deleted", "--id", "mine", "--payload", '{"days": 99}', database_url=database_url
+    )
+    assert (other.code, "exists already" in other.err) == (1, True)
 
 
 async def test_runs_are_paused_resumed_cancelled_and_retried(database_url: str, sql: asyncpg.Connection) -> None:

@@ -133,7 +133,7 @@ async def test_nothing_is_approved_without_a_yes(database_url: str, sql: asyncpg
     planned = await lowtide("plan", POLICY, "--json", database_url=database_url)
     done = await lowtide("approve", planned.json["plan"], stdin="y\n", database_url=database_url)
     assert (done.code, done.out) == (2, "")
-    assert "give --yes" in done.err
+    assert "add --yes" in done.err
     assert await sql.fetchval("SELECT approved_by FROM lowtide.plan") is None
 
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -14,7 +13,7 @@ from db.migrate import migrate
 from jobs.catalog import jobs
 from jobs.life import Life
 from tests import people
-from tests.contract.cli import lowtide
+from tests.contract.cli import as_role, lowtide
 from tests.ledger import run
 from worker.embedded import Postgres, Valkey
 
@@ -32,11 +31,6 @@ async def roles(sql: asyncpg.Connection) -> AsyncIterator[None]:
     yield
     for role in ("service", "night", "keeper", "lowtide_enqueuer", "lowtide_worker", "lowtide_operator"):
         await sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
-
-
-def as_role(url: str, role: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{role}:secret@{parts.netloc.rpartition('@')[2]}"))
 
 
 async def test_the_enqueuer_enqueues_and_can_do_nothing_else(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from db import audit as entries
 from db.audit import Entry
+from jobs import tablenames
 from jobs.run import isoformat
 from worker.cli import output, session
 from worker.cli.instants import instant
@@ -28,6 +29,7 @@ def audit(
 ) -> None:
     """List what was purged, by whom, under which rule, the newest first."""
     begins = instant(since, option="--since")
+    table = None if table is None else tablenames.recorded(table)
 
     async def listed() -> None:
         async with session.database(session.load()) as database, database.sessions.begin() as opened:

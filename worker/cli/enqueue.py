@@ -8,6 +8,7 @@ import typer
 
 from db import runs
 from db.engine import Database
+from jobs.catalog import PACED
 from worker import wire
 from worker.cli import output, payloads, session
 from worker.cli.follow import follow, read
@@ -37,7 +38,9 @@ async def _enqueue(
     settings = session.load()
     async with session.database(settings) as database:
         async with database.sessions.begin() as opened:
-            accepted = await runs.enqueue(opened, job=job, payload=payload, run_id=run_id, not_before=not_before)
+            # A task job's payload names the actor on whose behalf it is done.
+            by = session.operator() if job in PACED else None
+            accepted = await runs.enqueue(opened, job=job, payload=payload, run_id=run_id, not_before=not_before, by=by)
         if not as_json:
             output.print_lines(accepted)
         due = not_before is None or not_before <= datetime.now(UTC)

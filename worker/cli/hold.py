@@ -1,7 +1,6 @@
 """`lowtide hold`: rows that must not be purged, whatever a policy says."""
 
 import asyncio
-import sys
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,11 +9,11 @@ import typer
 from rich.table import Table
 
 from db import holds
-from db.engine import Database
+from db.fields import BIGINT
 from db.holds import Hold
+from jobs import tablenames
 from jobs.run import isoformat
-from worker import settings as environment
-from worker.cli import output, session
+from worker.cli import ask, output, session
 from worker.cli.instants import instant
 
 app = typer.Typer(help="Keep rows from being purged; list what is kept, and let it go again.", no_args_is_help=True)
@@ -28,30 +27,41 @@ def add(
     value: Annotated[str, typer.Option(help="Its value in the rows that must not be purged.")],
     reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
     until: Annotated[str | None, typer.Option(help="When it ends by itself, e.g. 2030-12-31T00:00:00Z.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Keep rows from being purged, from the moment this returns. Prints the hold's id."""
-    ends = instant(until, option="--until")
+    ends, table = instant(until, option="--until"), tablenames.unquoted(table)
 
     async def added() -> None:
         async with session.database(session.load()) as database:
             async with database.sessions.begin() as opened:
                 hold_id = await holds.add(
-                    opened, table=table, column=column, value=value, reason=reason, until=ends, by=_operator()
+                    opened, table=table, column=column, value=value, reason=reason, until=ends, by=session.operator()
                 )
-            output.print_lines(str(hold_id))
-            output.say(await _protects(database, hold_id, table, column))
+            if not as_json:
+                output.print_lines(str(hold_id))  # at once: the hold stands, however long the count takes
+            async with database.sessions.begin() as opened:
+                place = await holds.place(opened, table=table, column=column)
+                rows, hold = await holds.protected(opened, hold_id, place), await holds.get(opened, hold_id)
+            if as_json:
+                output.print_json(_as_json(hold) | _counted(rows))
+            else:
+                output.say(f"hold {hold_id} is in force; {_protects(rows, place.name)}")
 
     asyncio.run(added())
 
 
-async def _protects(database: Database, hold_id: int, table: str, column: str) -> str:
-    async with database.sessions.begin() as opened:
-        place = await holds.place(opened, table=table, column=column)
-        rows = await holds.protected(opened, hold_id, place)
-    if rows is None:
-        return f"hold {hold_id} is in force; how many rows it is over took too long to count"
-    counted = f"{rows:,} or more rows" if rows == holds.MOST_COUNTED else f"{rows:,} {'row' if rows == 1 else 'rows'}"
-    return f"hold {hold_id} is in force; it is over {counted} of {place.name} now"
+def _protects(rows: int | str, name: str) -> str:
+    if isinstance(rows, str):
+        return f"how many rows of {name} it is over can't be counted: {rows}"
+    counted = f"{rows:,} or more rows" if rows == holds.MOST_COUNTED else output.rows(rows)
+    return f"it is over {counted} of {name} now"
+
+
+def _counted(rows: int | str) -> dict[str, Any]:
+    if isinstance(rows, str):
+        return {"rows": None, "rows_or_more": False, "rows_unknown": rows}
+    return {"rows": rows, "rows_or_more": rows == holds.MOST_COUNTED, "rows_unknown": None}
 
 
 @app.command("list")
@@ -76,26 +86,27 @@ def list_them(
 
 @app.command()
 def release(
-    hold_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The hold's id.")],
+    hold_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=BIGINT, help="The hold's id.")],
     reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """End a hold: its rows may be purged again. It stays on record."""
-    if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("rows may be purged after this; without a terminal to ask at, add --yes")
-    if not yes:
-        typer.confirm(f"Rows of hold {hold_id} may be purged after this. Release it?", abort=True, err=True)
+    ask.require_somebody(yes=yes, about=f"rows of hold {hold_id} may be purged after this")
+    if not ask.is_agreed(f"Rows of hold {hold_id} may be purged after this. Release it?", yes=yes):
+        output.say("nothing was changed")
+        raise typer.Exit(1)
 
     async def released() -> None:
         async with session.database(session.load()) as database, database.sessions.begin() as opened:
-            await holds.release(opened, hold_id, reason=reason, by=_operator())
-        output.say(f"hold {hold_id} is released")
+            await holds.release(opened, hold_id, reason=reason, by=session.operator())
+            hold = await holds.get(opened, hold_id)
+        if as_json:
+            output.print_json(_as_json(hold))
+        else:
+            output.say(f"hold {hold_id} is released")
 
     asyncio.run(released())
-
-
-def _operator() -> str:
-    return f"operator:{environment.operator_name()}"
 
 
 def _as_json(hold: Hold) -> dict[str, Any]:

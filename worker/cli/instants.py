@@ -4,6 +4,8 @@ from datetime import datetime
 
 import typer
 
+from db.fields import in_utc
+
 
 def instant(value: str | None, *, option: str) -> datetime | None:
     if value is None:
@@ -15,4 +17,7 @@ def instant(value: str | None, *, option: str) -> datetime | None:
     if given.tzinfo is None:
         example = given.isoformat() + "Z"
         raise typer.BadParameter(f"{value!r} has no zone; write {example} for UTC", param_hint=option)
-    return given
+    try:
+        return in_utc(given)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{value!r} {exc}", param_hint=option) from None

@@ -1,9 +1,11 @@
 """The command `lowtide`: its sub-commands, and what each kind of failure prints and exits with."""
 
 import asyncio
+import os
 import socket
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Annotated
 
 import asyncpg
@@ -11,7 +13,8 @@ import typer
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from db.faults import server_message, sqlstate
+from db.faults import UnfitPayload, server_message, sqlstate
+from db.holds import WrongHold
 from db.migrate import NewerLedger
 from db.tasktables import MisfitTables
 from jobs.failures import AWAY, LOCKED, Refused, is_passing
@@ -34,6 +37,7 @@ from worker.cli import (
     steer,
     work,
 )
+from worker.cli.ask import NobodyToAsk
 from worker.cli.demo import WrongEndState
 from worker.cli.follow import Detached, NoSuchRun
 from worker.cli.steer import NotToBeSteered
@@ -47,7 +51,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
-    ((WrongSettings, PolicyFileBroken, USAGE_ERROR), USAGE),
+    ((WrongSettings, PolicyFileBroken, WrongHold, NobodyToAsk, UnfitPayload, USAGE_ERROR), USAGE),
     (
         (
             Refused,
@@ -62,6 +66,8 @@ EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
         FAILED,
     ),
 )
+
+PATHS = ("--payload-file", "--folder")
 
 app = typer.Typer(
     help="Keeps PostgreSQL data tidy without making waves: bulk create, mark, archive and purge in short batches.",
@@ -113,6 +119,7 @@ def _top(
 def main() -> None:
     """Run a command; every way out is one of the exit codes that the contract names."""
     try:
+        _require_text(sys.argv[1:])
         sys.exit(app(standalone_mode=False) or 0)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         sys.exit(INTERRUPTED)
@@ -124,6 +131,16 @@ def main() -> None:
             raise
         _tell(exc)
         sys.exit(code)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Ids, names and reasons are stored as text. A path is whatever the system takes."""
+    for before, given in pairwise(["", *arguments]):
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            if not given.startswith(PATHS) and before not in PATHS:
+                raise typer.BadParameter(f"{os.fsencode(given)!r} is not UTF-8, as all that is stored is") from None
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -142,7 +159,7 @@ def _exit_code(error: Exception) -> int | None:
 def _tell(error: Exception) -> None:
     """The message, and with --json on stdout too, where a program looks for it."""
     formatted = getattr(error, "format_message", None)  # of a usage error: with the option's name
-    said = server_message(error) if formatted is None else formatted()
+    said = server_message(error) if formatted is None else formatted().replace("Input should be", "it must be")
     if sqlstate(error) == LOCKED:
         said = f"others hold locks on what this needs; try again ({said})"
     if not said:  # a bare `lowtide` has printed its help

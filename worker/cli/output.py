@@ -209,6 +209,10 @@ class SpeedColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
 
 
+def rows(number: int) -> str:
+    return f"{number:,} {'row' if number == 1 else 'rows'}"
+
+
 def _shown(value: object) -> str:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 2000 else f"{shown[:2000]}… ({len(shown):,} characters; --json shows all)"

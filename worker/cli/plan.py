@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import uuid4
@@ -20,11 +19,10 @@ from jobs.endings import Again
 from jobs.failures import NotFound, Refused
 from jobs.life import Life
 from jobs.policies import Policies, Policy
-from jobs.purge_payload import PurgeOldDeleted, policy_for
 from jobs.samples import sample
 from worker import settings as environment
 from worker import telemetry
-from worker.cli import output, session
+from worker.cli import ask, output, session
 from worker.cli.follow import follow, read
 from worker.cli.steer import PaceName
 from worker.settings import Settings
@@ -55,7 +53,7 @@ def plan(
     """Count exactly what a policy would delete now, and keep that as a plan. Deletes nothing."""
     settings = session.load()
     policies = session.policies(settings)
-    known = _known(policy, policies)
+    known = session.policy(policy, policies)
     wanted = {"policy": policy, "dry_run": True, "days": days, "pace": pace}
     asked = {name: value for name, value in wanted.items() if value is not None}
 
@@ -91,18 +89,17 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Let a plan go: enqueue its purge, with its cutoff and at most its rows. Works once, for an hour."""
-    if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("there is no terminal to ask on; give --yes", param_hint="--yes")
+    ask.require_somebody(yes=yes, about="this lets rows be deleted for good")
 
     async def approved() -> None:
         settings = session.load()
         valid = session.policies(settings).every
         async with session.database(settings) as database:
             await _show(database, plan_id, valid, no_sample=no_sample)
-            if not yes and not typer.confirm("Delete these rows for good?", err=True):
+            if not ask.is_agreed("Delete these rows for good?", yes=yes):
                 output.say("nothing was approved")
                 raise typer.Exit(1)
-            by, run_id = f"operator:{environment.operator_name()}", str(uuid4())
+            by, run_id = session.operator(), str(uuid4())
             async with database.sessions.begin() as opened:
                 told = await plans.approve(opened, plan_id, valid, by=by, run_id=run_id)
             if as_json:
@@ -122,7 +119,7 @@ def approve(
 
 async def _dry_run(database: Database, settings: Settings, policies: Policies, payload: dict[str, Any]) -> Run:
     """A worker does it, whose rights are those that count; where none is there, this process."""
-    run_id, by = str(uuid4()), f"operator:{environment.operator_name()}"
+    run_id, by = str(uuid4()), session.operator()
     async with database.sessions.begin() as opened:
         await runs.accept(opened, job=plans.JOB, payload=json.dumps(payload), run_id=run_id, requested_by=by)
     deaf = await session.ring(settings, run_id) is not None
@@ -187,11 +184,3 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
         if result.get(why):
             facts[name] = result[why]
     return facts
-
-
-def _known(name: str, policies: Policies) -> Policy:
-    """Raises PolicyBroken for one that is disabled."""
-    try:
-        return policy_for(PurgeOldDeleted(policy=name), policies.every, policies.disabled())
-    except (NotFound, ValueError) as exc:
-        raise typer.BadParameter(str(exc), param_hint="POLICY") from exc

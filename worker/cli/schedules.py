@@ -3,23 +3,20 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import clock, runs
 from db import schedules as standing
-from jobs.failures import NotFound
 from jobs.policies import Policy
-from jobs.purge_payload import PurgeOldDeleted, policy_for
 from jobs.run import isoformat
-from worker import settings as environment
 from worker.cli import output, session
+from worker.cli.follow import read
 from worker.schedules import JOB, next_fire_time
-from worker.settings import Settings
 
 app = typer.Typer(help="When policies purge by themselves; pause one, resume it, or run it now.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="POLICY", help="The policy's name.")]
@@ -37,13 +34,7 @@ def list_them(as_json: Json = False) -> None:
         async with session.database(settings) as database, database.sessions.begin() as opened:
             now, pauses = await clock.now(opened), await standing.pauses(opened)
         found = [
-            {
-                "policy": policy.name,
-                "schedule": policy.schedule,
-                "timezone": policy.timezone,
-                "next": isoformat(next_fire_time(policy, now=now)),
-                "paused": pauses.get(policy.name, now) is None,
-            }
+            _as_json(policy, now=now, paused=pauses.get(policy.name, now) is None)
             for policy in policies.every
             if policy.schedule is not None
         ]
@@ -63,54 +54,64 @@ def list_them(as_json: Json = False) -> None:
 
 
 @app.command()
-def pause(policy: Name) -> None:
+def pause(policy: Name, as_json: Json = False) -> None:
     """Let the schedule make no runs until it is resumed. A run that it has made goes on."""
-    by = f"operator:{environment.operator_name()}"
-    _change(policy, lambda opened: standing.pause(opened, policy, by=by), done="paused")
+    by = session.operator()
+    _change(policy, lambda opened: standing.pause(opened, policy, by=by), is_paused=True, as_json=as_json)
 
 
 @app.command()
-def resume(policy: Name) -> None:
+def resume(policy: Name, as_json: Json = False) -> None:
     """Let the schedule make runs again, from its next time on."""
-    _change(policy, lambda opened: standing.resume(opened, policy), done="on")
+    _change(policy, lambda opened: standing.resume(opened, policy), is_paused=False, as_json=as_json)
 
 
 @app.command()
-def run(policy: Name) -> None:
+def run(policy: Name, as_json: Json = False) -> None:
     """Enqueue the policy's purge now, whatever its schedule says. Prints the run's id."""
     settings = session.load()
-    _known(policy, settings)
+    session.policy(policy, session.policies(settings))
 
     async def enqueued() -> None:
         async with session.database(settings) as database:
             async with database.sessions.begin() as opened:
                 payload = json.dumps({"policy": policy})
-                accepted = await runs.enqueue(opened, job=JOB, payload=payload, run_id=None, not_before=None)
-            output.print_lines(accepted)
+                by = session.operator()
+                accepted = await runs.enqueue(opened, job=JOB, payload=payload, run_id=None, not_before=None, by=by)
+            if as_json:
+                output.print_json(output.run_as_json(await read(database, accepted)))
+            else:
+                output.print_lines(accepted)
             if why := await session.ring(settings, accepted):
                 output.say(f"warning: {why}. The run is in the ledger; a worker finds it at its next tick.")
 
     asyncio.run(enqueued())
 
 
-def _change(policy: str, change: Callable[[AsyncSession], Awaitable[None]], *, done: str) -> None:
+def _change(name: str, change: Callable[[AsyncSession], Awaitable[None]], *, is_paused: bool, as_json: bool) -> None:
     settings = session.load()
-    if _known(policy, settings).schedule is None:
-        raise typer.BadParameter(f"policy {policy!r} has no schedule")
+    policy = session.policy(name, session.policies(settings))
+    if policy.schedule is None:
+        raise typer.BadParameter(f"policy {name!r} has no schedule", param_hint="POLICY")
 
     async def changed() -> None:
         async with session.database(settings) as database, database.sessions.begin() as opened:
             await change(opened)
-        output.say(f"schedule of {policy} is {done}")
+            now = await clock.now(opened)
+        if as_json:
+            output.print_json(_as_json(policy, now=now, paused=is_paused))
+        else:
+            output.say(f"schedule of {name} is {'paused' if is_paused else 'on'}")
 
     asyncio.run(changed())
 
 
-def _known(name: str, settings: Settings) -> Policy:
-    """Raises PolicyBroken."""
-    policies = session.policies(settings)
-    try:
-        return policy_for(PurgeOldDeleted(policy=name), policies.every, policies.disabled())
-    except (NotFound, ValidationError) as exc:
-        known = ", ".join(policy.name for policy in policies.every)
-        raise typer.BadParameter(f"there is no policy {name!r}; known: {known}") from exc
+def _as_json(policy: Policy, *, now: datetime, paused: bool) -> dict[str, Any]:
+    """Of a policy that has a schedule."""
+    return {
+        "policy": policy.name,
+        "schedule": policy.schedule,
+        "timezone": policy.timezone,
+        "next": isoformat(next_fire_time(policy, now=now)),
+        "paused": paused,
+    }

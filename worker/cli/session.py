@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import typer
 from redis.exceptions import RedisError
 
 from db.engine import Database
 from jobs import policyfile
-from jobs.policies import Policies
+from jobs.failures import NotFound
+from jobs.policies import Policies, Policy
+from jobs.purge_payload import policy_named
 from worker import process
 from worker import settings as environment
 from worker.doorbells import Doorbells
@@ -42,10 +45,16 @@ async def ring(settings: Settings, run_id: str) -> str | None:
     try:
         await Doorbells(redis, settings.queue).ring([run_id])
     except (RedisError, OSError) as exc:
-        return f"Redis at {process.redis_server(redis)} can't be reached: {exc}"
+        return f"Redis at {process.redis_server(redis)} can't be reached: {_told(exc)}"
     finally:
         await redis.aclose(close_connection_pool=True)
     return None
+
+
+def _told(error: RedisError | OSError) -> str:
+    """Some of them are tuples and numbers for programs, and end with a full stop of their own."""
+    told = getattr(error, "strerror", None) or str(error)
+    return told.strip().rstrip(".") or type(error).__name__
 
 
 def load() -> Settings:
@@ -55,3 +64,16 @@ def load() -> Settings:
 def policies(settings: Settings) -> Policies:
     """Raises PolicyFileBroken."""
     return policyfile.load(settings.policies)
+
+
+def policy(name: str, policies: Policies) -> Policy:
+    """The policy that an argument names. Raises PolicyBroken for one that is disabled."""
+    try:
+        return policy_named(name, policies.every, policies.disabled())
+    except NotFound as exc:
+        raise typer.BadParameter(str(exc), param_hint="POLICY") from exc
+
+
+def operator() -> str:
+    """Who is on record for what this terminal asks for."""
+    return f"operator:{environment.operator_name()}"
