@@ -33,6 +33,11 @@ NEWEST = text("""
       AND (CAST(:run AS text) IS NULL OR run = :run) AND (CAST(:since AS timestamptz) IS NULL OR at >= :since)
     ORDER BY id DESC LIMIT :most
 """)
+NAMES = text("""
+    SELECT coalesce(array_agg(DISTINCT policy) FILTER (WHERE policy IS NOT NULL), '{}') AS policies,
+           coalesce(array_agg(DISTINCT table_name) FILTER (WHERE table_name IS NOT NULL), '{}') AS tables
+    FROM lowtide.audit
+""")
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,9 @@ async def newest(
     values = {"policy": policy, "table": table, "run": run}
     rows = await session.execute(NEWEST, values | {"since": since, "most": most})
     return [Entry(**row._mapping) for row in rows]
+
+
+async def names(session: AsyncSession) -> tuple[set[str], set[str]]:
+    """The policies and the tables that anything is on record of."""
+    row = (await session.execute(NAMES)).one()
+    return set(row.policies), set(row.tables)

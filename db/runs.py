@@ -16,7 +16,10 @@ from sqlmodel import col, select
 from db.faults import accepting
 from db.jsonb import as_jsonb
 from db.models import Run
+from db.trees import CHILD
 
+# Of the counters' names: how many rows of which other table went along.
+COUNTED_ALONG = f"{CHILD}%"
 FINISHED = ("succeeded", "failed", "cancelled")
 
 
@@ -61,6 +64,10 @@ PARK_UNKNOWN = text("""
     UPDATE lowtide.run SET wait_reason = 'no worker here knows job ''' || left(job, 100) || ''''
     WHERE state = 'queued' AND not_before <= clock_timestamp() AND job <> ALL(:jobs) AND wait_reason IS NULL
     RETURNING id
+""")
+ALONG = text("""
+    SELECT id, sum(counted.value::bigint)::bigint AS rows FROM lowtide.run, jsonb_each_text(counters) counted
+    WHERE id = ANY(:ids) AND counted.key LIKE :counted GROUP BY id
 """)
 DUE = text("""
     SELECT id FROM lowtide.run
@@ -148,6 +155,12 @@ async def get(session: AsyncSession, run_id: str) -> Run | None:
 async def standing(session: AsyncSession, run_id: str) -> Run | None:
     """The run without its payload."""
     return await session.get(Run, run_id, populate_existing=True, options=[WITHOUT_PAYLOAD])
+
+
+async def along(session: AsyncSession, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many rows of other tables went with those of these runs; of which none did are left out."""
+    found = await session.execute(ALONG, {"ids": list(run_ids), "counted": COUNTED_ALONG})
+    return {row.id: row.rows for row in found}
 
 
 async def newest(

@@ -29,7 +29,8 @@ async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     if not unfit and (isinstance(error, Refused) or code not in NOT_THERE | {NO_RIGHT} or missing_tables(error)):
         return None
     told, target = server_message(error), policy.target
-    gone = f"{run.rows_done:,} rows are gone, and counted" if run.rows_done else "Nothing was deleted"
+    went = "1 row is" if run.rows_done == 1 else f"{run.rows_done:,} rows are"
+    gone = f"{went} gone, and counted" if run.rows_done else "Nothing was deleted"
     on = f"`lowtide retry {run.id}` {'goes on where it stopped' if run.rows_done else 'tries again'}"
     detail = {"policy": policy.name, "table": target.name, "sqlstate": code}
     if code == NO_RIGHT:

@@ -228,6 +228,28 @@ async def test_runs_lists_the_newest_first(urls: Urls) -> None:
     assert failed.json == []
 
 
+async def test_what_went_along_and_why_a_run_waits_is_told(urls: Urls, sql: asyncpg.Connection) -> None:
+    for name in ("gone", "waiting"):
+        await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{}', $1)", name)
+    await sql.execute(
+        "UPDATE lowtide.run SET rows_done = 1980, counters = "
+        """'{"child app.comment": 10000, "child app.tag": 40, "locked": 3}', """
+        "state = 'failed', finished_at = now() WHERE id = 'gone'"
+    )
+    await sql.execute(
+        "UPDATE lowtide.run SET wait_reason = 'outside the hours', not_before = '2999-01-01Z' WHERE id = 'waiting'"
+    )
+    listed, gone, unknown = await asyncio.gather(
+        lowtide("runs", **urls), lowtide("show", "gone", **urls), lowtide("runs", "--job", "foo", **urls)
+    )
+    assert "and 10,040 along\n" in listed.out
+    assert "outside the hours; not before 2999-01-01T00:00:00Z\n" in listed.out
+    assert "CREATED (UTC)" in listed.out
+    assert "1,980 rows, and 10,040 along\n" in gone.out
+    told = "there is no job 'foo'; known: create-batch, mark-completed, archive-project, purge-old-deleted\nno runs\n"
+    assert (unknown.code, unknown.out, unknown.err) == (0, "", told)
+
+
 async def test_show_says_everything_about_a_run(urls: Urls) -> None:
     await lowtide("enqueue", "purge-old-deleted", "--id", "r", "--payload", '{"dry_run": true}', **urls)
     await lowtide("worker", "--burst", **urls)

@@ -126,7 +126,10 @@ async def test_a_role_that_may_not_read_the_table_is_told_that(database_url: str
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["hold", "release", "9" * 20, "--reason", "why", "--yes"], "it must be less than or equal to 9223372036854775807"),
+        (
+            ["hold", "release", "9" * 20, "--reason", "why", "--yes"],
+            "it must be less than or equal to 9223372036854775807",
+        ),
         (["hold", "release", "1", "--reason", "", "--yes"], "a release has a reason"),
         (["audit", "--since", "9999-12-31T23:59:59-12:00"], "lies outside of the years 1 to 9999 in UTC"),
         (["show", "night\udcff"], "b'night\\xff' is not UTF-8"),

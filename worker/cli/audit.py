@@ -1,6 +1,7 @@
 """`lowtide audit`: what was purged, by whom, under which rule; and who placed and released holds."""
 
 import asyncio
+import contextlib
 import json
 from dataclasses import asdict
 from datetime import datetime
@@ -11,10 +12,13 @@ from rich.table import Table
 
 from db import audit as entries
 from db.audit import Entry
+from db.trees import CHILD
 from jobs import tablenames
+from jobs.policyfile import PolicyFileBroken
 from jobs.run import isoformat
-from worker.cli import output, session
+from worker.cli import output, reports, session
 from worker.cli.instants import instant
+from worker.settings import Settings
 
 HASH_SHOWN = 12
 
@@ -32,8 +36,12 @@ def audit(
     table = None if table is None else tablenames.recorded(table)
 
     async def listed() -> None:
-        async with session.database(session.load()) as database, database.sessions.begin() as opened:
+        settings = session.load()
+        async with session.database(settings) as database, database.sessions.begin() as opened:
             found = await entries.newest(opened, policy=policy, table=table, run=run, since=begins, most=limit)
+            unknown = [] if found else _unknown(settings, await entries.names(opened), policy, table)
+        for told in unknown:
+            output.say(told)
         if as_json:
             output.print_json([_as_json(entry) for entry in found])
         elif found:
@@ -44,6 +52,22 @@ def audit(
     asyncio.run(listed())
 
 
+def _unknown(
+    settings: Settings, recorded: tuple[set[str], set[str]], policy: str | None, table: str | None
+) -> list[str]:
+    """What was asked about that neither the policy file knows nor the audit: a slip of the pen, most likely."""
+    policies, tables = recorded
+    with contextlib.suppress(PolicyFileBroken):  # then the audit alone says what there is
+        every = session.policies(settings).every
+        policies, tables = policies | {each.name for each in every}, tables | {each.target.name for each in every}
+    told = []
+    if policy is not None and policy not in policies:
+        told.append(f"there is no policy {policy!r}; known: {', '.join(sorted(policies))}")
+    if table is not None and table not in tables:
+        told.append(f"there is no policy for table {table!r}; known tables: {', '.join(sorted(tables))}")
+    return told
+
+
 def _as_json(entry: Entry) -> dict[str, Any]:
     """Every field, instants in ISO 8601."""
     return {name: isoformat(value) if isinstance(value, datetime) else value for name, value in asdict(entry).items()}
@@ -51,7 +75,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 def _print(found: list[Entry]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("AT", "EVENT", "TABLE", "POLICY", "RULE", "RUN", "REQUESTED BY", "ROLE", "WHAT"):
+    for column in ("AT (UTC)", "EVENT", "TABLE", "POLICY", "RULE", "RUN", "REQUESTED BY", "ROLE", "WHAT"):
         table.add_column(column, no_wrap=True)
     for entry in found:
         cells = (entry.table_name, entry.policy, (entry.policy_sha256 or "")[:HASH_SHOWN], entry.run)
@@ -69,7 +93,18 @@ def _what(entry: Entry) -> str:
             found = told.get("range", {})
             return f"{found.get('column')} from {found.get('from') or '?'} to before {found.get('before')}"
         case "end":
-            return f"{told.get('state')}, {told.get('purged', 0):,} rows"
+            along = reports.went_along(_along(told))
+            return ", ".join(filter(None, (told.get("state"), output.rows(told.get("purged", 0)), along)))
+        case "approve":
+            going, until = output.rows(told.get("going", 0)), told.get("approval_until")
+            return f"plan {told.get('plan')} may go: {going} at most, begun before {until}"
         case "hold" | "release":
             return f"hold {told.get('hold')}: {told.get('column')} = {told.get('value')}: {told.get('reason')}"
     return json.dumps(told, ensure_ascii=False)
+
+
+def _along(told: dict[str, Any]) -> int:
+    """Rows of other tables: by name in a result, among the counters of a run that has none."""
+    counters = told.get("counters") or {}
+    named = told.get("children") or {key: rows for key, rows in counters.items() if key.startswith(CHILD)}
+    return sum(named.values())

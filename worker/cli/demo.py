@@ -16,7 +16,7 @@ from db import migrate as migrations
 from db.engine import Database
 from db.models import Run
 from worker import doorbells
-from worker.cli import output
+from worker.cli import output, reports
 from worker.cli.bystander import Bystander
 from worker.cli.follow import follow
 from worker.embedded import Companion, Postgres, Valkey
@@ -118,8 +118,8 @@ async def _play(database: Database, redis: ArqRedis, bystander: Bystander, job: 
     await redis.enqueue_job(job, _job_id=f"demo-{job}", **payload)
     run = await follow(database, f"demo-{job}", appears_within_s=10)
     if run.state != "succeeded":
-        raise WrongEndState(output.outcome(run))
-    output.say(f"✓ {job}: {run.rows_done:,} rows in {run.batches:,} transactions, {_seconds(run):.2f} s")
+        raise WrongEndState(reports.outcome(run))
+    output.say(f"✓ {job}: {output.rows(run.rows_done)} in {run.batches:,} transactions, {_seconds(run):.2f} s")
     for table, told in (run.result or {}).get("vacuum", {}).items():
         if told["done"]:
             output.say(f"✓ VACUUM of {table} after it: {told['seconds']:.1f} s, at a pace that leaves others alone")

@@ -10,7 +10,7 @@ from db import runs
 from db.engine import Database
 from jobs.catalog import PACED
 from worker import wire
-from worker.cli import output, payloads, session
+from worker.cli import output, payloads, reports, session
 from worker.cli.follow import follow, read
 from worker.cli.instants import instant
 
@@ -52,12 +52,12 @@ async def _enqueue(
 async def _report(database: Database, run_id: str, *, wait: bool, as_json: bool) -> None:
     if wait:
         run = await follow(database, run_id)
-        output.say(output.outcome(run))
+        output.say(reports.outcome(run))
     elif not as_json:
         return
     else:
         run = await read(database, run_id)
     if as_json:
-        output.print_json(output.run_as_json(run))
+        output.print_json(reports.run_as_json(run))
     if wait and run.state != "succeeded":
         raise typer.Exit(1)

@@ -22,7 +22,7 @@ from jobs.policies import Policies, Policy
 from jobs.samples import sample
 from worker import settings as environment
 from worker import telemetry
-from worker.cli import ask, output, session
+from worker.cli import ask, output, reports, session
 from worker.cli.follow import follow, read
 from worker.cli.steer import PaceName
 from worker.settings import Settings
@@ -63,8 +63,8 @@ def plan(
             run = await _dry_run(database, settings, policies, asked)
             if run.state != "succeeded" or run.result is None:
                 if as_json:
-                    output.print_json(output.run_as_json(run))
-                output.say(output.outcome(run))
+                    output.print_json(reports.run_as_json(run))
+                output.say(reports.outcome(run))
                 if (hint := HINTS.get((run.error or {}).get("type", ""))) is not None:
                     output.say(hint)
                 raise typer.Exit(1)
@@ -110,7 +110,7 @@ def approve(
                 output.say(f"warning: {why}. The run is in the ledger; a worker finds it at its next tick.")
             if wait:
                 run = await follow(database, run_id)
-                output.say(output.outcome(run))
+                output.say(reports.outcome(run))
                 if run.state != "succeeded":
                     raise typer.Exit(1)
 
@@ -171,16 +171,20 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
         "policy": result["policy"],
         "table": result["table"],
         "cutoff": result["cutoff"],
-        "would go": f"{going:,} of {rows:,} rows{share}",
+        "would go": f"{going:,} of {output.rows(rows)}{share}",
     }
     if going != result["eligible"]:
-        facts["left"] = f"{result['eligible'] - going:,} rows: a run has a limit (max_rows)"
+        facts["left"] = f"{output.rows(result['eligible'] - going)}: a run has a limit (max_rows)"
     more = " or more: too many to be looked at one by one" if result.get("children_at_least") else ""
-    facts |= {f"along, of {table}": f"{along:,} rows{more}" for table, along in result["children"].items()}
-    facts |= {why: f"{result[why]:,} rows stay" for why in ("held", "blocked") if result[why]}
+    facts |= {f"along, of {table}": f"{output.rows(along)}{more}" for table, along in result["children"].items()}
+    facts |= {why: _stay(result[why]) for why in ("held", "blocked") if result[why]}
     facts |= {"oldest": result["oldest"] or "", "newest": result["newest"] or "", "way": result["way"] or ""}
     facts["takes about"] = f"{result['seconds']:,} s ({result['pace']}, by {result['seconds_from']})"
     for name, why in (("refused", "refused"), ("needs approval", "needs_approval")):
         if result.get(why):
             facts[name] = result[why]
     return facts
+
+
+def _stay(number: int) -> str:
+    return f"{output.rows(number)} {'stays' if number == 1 else 'stay'}"

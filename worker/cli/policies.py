@@ -105,7 +105,7 @@ def _lines(each: dict[str, Any]) -> list[str]:
 def _eligible(each: dict[str, Any]) -> str:
     if each["eligible"] is None:
         return "unknown"
-    rows = f"{each['eligible']:,} rows{' or more' if each['eligible_or_more'] else ''}"
+    rows = f"{output.rows(each['eligible'])}{' or more' if each['eligible_or_more'] else ''}"
     age = each["oldest_eligible_s"]
     if not each["eligible"]:
         return rows
@@ -121,7 +121,7 @@ def _last(run: dict[str, Any] | None) -> str:
     if run is None:
         return "none yet"
     way = "" if run["way"] is None else f", by {output.printable(run['way'])}"
-    return f"{run['state']} at {run['at']}: {run['rows']:,} rows{way} ({output.printable(run['id'])})"
+    return f"{run['state']} at {run['at']}: {output.rows(run['rows'])}{way} ({output.printable(run['id'])})"
 
 
 def _next(each: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from db import runs as ledger
-from worker.cli import output, session
+from jobs.catalog import PAYLOADS
+from worker.cli import output, reports, session
 from worker.cli.follow import follow, read
 
 
@@ -31,10 +32,13 @@ def runs(
     async def listed() -> None:
         async with session.database(session.load()) as database, database.sessions.begin() as opened:
             found = await ledger.newest(opened, state=state, job=job, most=limit, with_payload=as_json)
+            along = await ledger.along(opened, [run.id for run in found])
+        if not found and job is not None and job not in PAYLOADS:
+            output.say(f"there is no job {job!r}; known: {', '.join(PAYLOADS)}")
         if as_json:
-            output.print_json([output.run_as_json(run) for run in found])
+            output.print_json([reports.run_as_json(run) for run in found])
         elif found:
-            output.print_runs(found)
+            reports.print_runs(found, along)
         else:
             output.say("no runs")
 
@@ -51,10 +55,12 @@ def show(
     async def shown() -> None:
         async with session.database(session.load()) as database:
             run = await (follow if follow_it else read)(database, run_id)
+            async with database.sessions.begin() as opened:
+                along = await ledger.along(opened, [run_id])
         if as_json:
-            output.print_json(output.run_as_json(run))
+            output.print_json(reports.run_as_json(run))
         else:
-            output.print_run(run)
+            reports.print_run(run, along.get(run_id, 0))
         if follow_it and run.state != "succeeded":
             raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ from db import clock, runs
 from db import schedules as standing
 from jobs.policies import Policy
 from jobs.run import isoformat
-from worker.cli import output, session
+from worker.cli import output, reports, session
 from worker.cli.follow import read
 from worker.schedules import JOB, next_fire_time
 
@@ -79,7 +79,7 @@ def run(policy: Name, as_json: Json = False) -> None:
                 by = session.operator()
                 accepted = await runs.enqueue(opened, job=JOB, payload=payload, run_id=None, not_before=None, by=by)
             if as_json:
-                output.print_json(output.run_as_json(await read(database, accepted)))
+                output.print_json(reports.run_as_json(await read(database, accepted)))
             else:
                 output.print_lines(accepted)
             if why := await session.ring(settings, accepted):

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import runs, steering
 from db.engine import Database
 from jobs.catalog import PACED
-from worker.cli import output, session
+from worker.cli import output, reports, session
 from worker.cli.follow import NoSuchRun, read
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
@@ -105,9 +105,9 @@ async def _report(database: Database, run_id: str, *, done: bool, wanted: str, a
     if not done:
         raise NotToBeSteered(f"run {run_id} ({run.job}) is {run.state}; this is for {wanted}")
     if as_json:
-        output.print_json(output.run_as_json(await read(database, run_id)))
+        output.print_json(reports.run_as_json(await read(database, run_id)))
     elif run.requested_action is None:
-        later = output.note(run) if run.state == "queued" else ""
+        later = reports.note(run) if run.state == "queued" else ""
         output.say(f"run {run_id} is {run.state}{later and ', '}{later}")
     else:
         output.say(f"run {run_id} is {run.state}; its worker has been asked to {run.requested_action} it")
