@@ -21,6 +21,7 @@ from db.engine import Database
 from db.faults import sqlstate, without_values
 from db.targets import Target
 from jobs.background import alongside
+from jobs.commands import lowtide
 from jobs.failures import Refused, is_passing
 from jobs.policies import Policy
 from jobs.run import Run
@@ -198,13 +199,13 @@ class _Counting:
 
 
 def _count_failed(policy: Policy, target: Target, what: str, error: asyncpg.PostgresError) -> CountFailed:
-    name, told = shlex.quote(policy.name), without_values(error)
+    plan, told = lowtide("plan", policy.name), without_values(error)
     unknown = f"So nobody knows whether policy {policy.name} would delete too much, and nothing of it was deleted"
-    advice = f"See what `where` of the policy makes of its rows; `lowtide explain` and `lowtide plan {name}` show more"
+    advice = f"See what `where` of the policy makes of its rows; `lowtide explain` and {plan} show more"
     if isinstance(error, asyncpg.QueryCanceledError):
         told = f"not within {LONGEST_COUNT}"
         advice = (
-            f"An index makes the count quick ({target.wanted_index}); `lowtide plan {name}` takes more time, and "
+            f"An index makes the count quick ({target.wanted_index}); {plan} takes more time, and "
             "`lowtide approve PLAN` (the id that it prints) lets it go once"
         )
     return CountFailed(

@@ -8,6 +8,7 @@ from db import fitness
 from db.columns import UnfitColumn
 from db.faults import server_message, sqlstate
 from jobs import children, rights
+from jobs.commands import lowtide
 from jobs.failures import Refused, missing_tables
 from jobs.policies import Policy
 from jobs.rights import RightsMissing
@@ -31,7 +32,7 @@ async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     told, target = server_message(error), policy.target
     went = "1 row is" if run.rows_done == 1 else f"{run.rows_done:,} rows are"
     gone = f"{went} gone, and counted" if run.rows_done else "Nothing was deleted"
-    on = f"`lowtide retry {run.id}` {'goes on where it stopped' if run.rows_done else 'tries again'}"
+    on = f"{lowtide('retry', run.id)} {'goes on where it stopped' if run.rows_done else 'tries again'}"
     detail = {"policy": policy.name, "table": target.name, "sqlstate": code}
     if code == NO_RIGHT:
         missing = await _missing(run, policy)

@@ -20,6 +20,7 @@ from db.claims import Claim
 from db.engine import Database
 from db.faults import RunFenced, server_message, sqlstate
 from jobs.catalog import Job
+from jobs.commands import lowtide
 from jobs.endings import Again, Ending, Finished, Parked, Unknown, told
 from jobs.failures import (
     CANCELLED,
@@ -198,7 +199,7 @@ class Life:
 
     async def _pause(self, run: Run, error: Exception) -> Ending:
         """Somebody has cancelled a statement of ours by hand, or it was given up: nothing of it stands."""
-        why = f"{server_message(error)}; `lowtide resume {run.id}` goes on where it stopped"
+        why = f"{server_message(error)}; {lowtide('resume', run.id)} goes on where it stopped"
         log.warning("run.paused", run=run.id, job=run.claim.job, why=why)
         async with self.database.sessions.begin() as session:
             state = await leases.pause(session, run.claim, wait_reason=why)

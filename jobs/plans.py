@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import audit, plans, runs
 from db.models import Run as Row
 from db.plans import Plan
+from jobs.commands import lowtide
 from jobs.failures import ApprovalNeeded, ApprovalSpent, NotAllowed, NotFound, PlanStale
 from jobs.policies import Policy
 from jobs.run import Run, isoformat
@@ -118,7 +119,7 @@ async def use(run: Run, plan_id: str, policy: Policy, *, keep: timedelta | None)
             raise NotAllowed(f"plan {plan_id!r} is for what is older than {plan.keep.days} days; leave `days` out")
         if plan.approved_by is None:
             raise ApprovalNeeded(
-                f"plan {plan_id!r} has not been approved. Nothing was deleted. `lowtide approve {plan_id}` does it"
+                f"plan {plan_id!r} has not been approved. Nothing was deleted. {lowtide('approve', plan_id)} does it"
             )
         _require_unchanged(plan, (policy,))
         if plan.used_by_run is None and not plan.expired:
@@ -152,7 +153,7 @@ def _spent(plan: Plan) -> str:
 
 
 def _anew(plan: Plan) -> str:
-    return f"make a new one with `lowtide plan {plan.policy}`"
+    return f"make a new one with {lowtide('plan', plan.policy)}"
 
 
 def _hours(length: timedelta) -> str:

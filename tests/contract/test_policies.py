@@ -176,6 +176,17 @@ async def test_commands_that_name_a_broken_policy_say_why(written: Written) -> N
     assert (unknown.code, "there is no policy" in unknown.err) == (2, True)
 
 
+async def test_a_payload_that_names_no_table_is_told_which_one_it_is_about(
+    sql: asyncpg.Connection, written: Written
+) -> None:
+    settings = written(TASKS.replace('task"', 'events"').replace('"tasks"', '"events"'))
+    told = "there is no policy for table 'task', the one that is meant where neither policy nor table is given; known: "
+    explained = await lowtide("explain", "purge-old-deleted", "--payload", "{}", **settings)
+    assert (explained.code, f"{told}events (public.events)" in explained.err) == (2, True), explained.err
+    named = await lowtide("explain", "purge-old-deleted", "--payload", '{"table": "task"}', **settings)
+    assert "there is no policy for table 'task'; known: events" in named.err
+
+
 async def test_with_several_policies_for_a_table_a_run_has_to_name_one(
     sql: asyncpg.Connection, written: Written
 ) -> None:

@@ -71,6 +71,38 @@ def test_a_wrong_field_is_named(job: str, wrong: dict[str, Any], field: str) -> 
     assert refusal.detail is not None
     assert refusal.detail["fields"][0]["field"].startswith(field)
     assert str(refusal).startswith(field)
+    for jargon in ("Input should", "Value error", "instance of", "Extra inputs", "Field required", "List should", "{}"):
+        assert jargon not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("job", "wrong", "told"),
+    [
+        ("purge-old-deleted", {"days": 0}, "days: must be 1 or more"),
+        ("purge-old-deleted", {"days": 36_501}, "days: must be 36,500 or less"),
+        ("purge-old-deleted", {"days": "5"}, "days: must be a whole number"),
+        ("purge-old-deleted", {"dry_run": 1}, "dry_run: must be true or false"),
+        ("purge-old-deleted", {"pace": "fast"}, "pace: must be 'gentle' or 'full'"),
+        ("purge-old-deleted", {"policy": ""}, "policy: must have 1 or more characters"),
+        ("purge-old-deleted", {"policy": "p", "table": "t"}, "payload: give policy or table, not both"),
+        ("purge-old-deleted", {"day": 1}, "day: is not known; leave it out"),
+        ("mark-completed", {"task_ids": []}, "task_ids: must have 1 or more items"),
+        ("mark-completed", {"task_ids": 7}, "task_ids: must be a list"),
+        ("create-batch", {"tasks": [{}]}, "tasks.0.title: is missing"),
+        ("create-batch", {"tasks": [7]}, "tasks.0: must be a JSON object"),
+        ("create-batch", {"tasks": [{"title": "x" * 501}]}, "tasks.0.title: must have 500 characters at most"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told_in_plain_words(job: str, wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PAYLOADS[job].model_validate(GOOD[job] | wrong)
+    assert str(invalid(caught.value)) == told
+
+
+def test_a_payload_that_is_no_object_is_told_so() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PAYLOADS["purge-old-deleted"].model_validate([])
+    assert str(invalid(caught.value)) == "payload: must be a JSON object"
 
 
 @pytest.mark.parametrize("job", GOOD)

@@ -1,6 +1,7 @@
 """Plans and approvals: what was counted may go once, within an hour, and no row more."""
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -167,6 +168,23 @@ async def test_a_run_without_a_standing_approval_deletes_nothing(
     told = refusal(await ended_by(life))
     assert (told["type"], await left(sql)) == (type_, 20_000)
     assert said in told["message"]
+
+
+async def test_commands_in_messages_are_ready_for_a_shell(database: Database, sql: asyncpg.Connection) -> None:
+    """Ids and names come from others: pasted, none of them may be a second command."""
+    await table(sql, gone=10, live=10)
+    name, plan_id = "nightly $(reboot)", "x; rm -rf it's"
+    policy = replace(POLICY, name=name)
+    life = Life(database, jobs((policy,)), worker="test", lease=timedelta(seconds=2))
+    await run(life, "purge-old-deleted", plan_id, policy=name, dry_run=True)
+    await accept(life, "purge-old-deleted", "purge", policy=name, approve=plan_id)
+    told = refusal(await ended_by(life, "purge"))
+    assert """`lowtide approve 'x; rm -rf it'"'"'s'` does it""" in told["message"]
+
+    await sql.execute("UPDATE lowtide.plan SET made_at = now() - interval '25 hours'")
+    with pytest.raises(PlanStale, match=re.escape("make a new one with `lowtide plan 'nightly $(reboot)'`")):
+        async with database.sessions.begin() as session:
+            await plans.approve(session, plan_id, (policy,), by="me", run_id="purge")
 
 
 async def test_a_policy_that_has_changed_since_ends_the_approval(database: Database, sql: asyncpg.Connection) -> None:
