@@ -54,6 +54,7 @@ SESSION = {
 CONNECT_TIMEOUT_S = 10.0
 LISTENER_ASKED_EVERY_S, ANSWER_WITHIN_S = 15.0, 5.0
 CHANNEL = "lowtide"  # of NOTIFY, as lowtide.accept has it
+LISTENER = "lowtide listener"  # what the session of a worker that listens is called
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Address:
             ignored=tuple(sorted(options.keys() - kept.keys())),
             server=f"{host}/{parts.path.lstrip('/') or kept.get('dbname', '')}".rstrip("/"),
         )
+
+    @property
+    def names_application(self) -> bool:
+        """Whether its sessions are called what the URL says, rather than what they are for."""
+        return "application_name=" in self.dsn
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Database:
 
         On a connection of its own, outside of the pool. Raises what the driver raises.
         """
-        connection = await open_connection(self.address, application_name="lowtide listener")
+        connection = await open_connection(self.address, application_name=LISTENER)
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
         try:
@@ -195,7 +201,7 @@ async def open_connection(
         timeout=address.connect_timeout_s,
         command_timeout=answer_within_s,
         # The URL's own application_name wins: asyncpg merges the URL's settings below the ones given here.
-        server_settings=None if "application_name=" in address.dsn else {"application_name": application_name},
+        server_settings=None if address.names_application else {"application_name": application_name},
     )
     try:
         _keep_alive(connection)

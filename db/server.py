@@ -5,6 +5,8 @@ from datetime import datetime
 
 import asyncpg
 
+from db.engine import LISTENER
+
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
 # Of docs/roles.sql: whoever looks at runs and steers them, and does none of the worker's work.
 IS_OPERATOR = """
@@ -28,6 +30,9 @@ LACKING = """
 ROUTINES = """
     SELECT count(*) FROM pg_proc
     WHERE pronamespace = to_regnamespace('lowtide') AND NOT has_function_privilege(oid, 'EXECUTE')
+"""
+LISTENERS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1
 """
 
 
@@ -69,4 +74,10 @@ async def lacking(connection: asyncpg.Connection, needed: dict[str, tuple[str, .
 async def routines_refused(connection: asyncpg.Connection) -> int:
     """How many of the functions of schema lowtide our role may not call."""
     number: int = await connection.fetchval(ROUTINES)
+    return number
+
+
+async def listeners(connection: asyncpg.Connection) -> int:
+    """How many workers listen in this database, but for those whose URL names their sessions otherwise."""
+    number: int = await connection.fetchval(LISTENERS, LISTENER)
     return number

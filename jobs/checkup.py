@@ -10,7 +10,7 @@ from db.server import About
 from db.targets import quoted
 from jobs.facts import Fact
 
-POSTGRESQL, LEDGER, TASKS = "PostgreSQL", "ledger", "task tables"
+POSTGRESQL, LEDGER, TASKS, WORKERS = "PostgreSQL", "ledger", "task tables", "workers"
 OLDEST = 140_000
 CLOCKS_APART = timedelta(seconds=2)
 ROLES = "See docs/roles.sql"
@@ -97,9 +97,21 @@ async def _ledger(database: Database, about: About) -> list[Fact]:
         return [Fact(LEDGER, "fault", "is older than this program", "lowtide migrate")]
     async with database.autocommit() as connection:
         rights = await _rights(connection, role)
+        workers = await _workers(connection, is_named=database.address.names_application)
     if about.is_operator and rights.word == "fault":
         rights = rights.of_operator
-    return [rights, *_tasks(about, has_tables="tasks" not in pending)]
+    return [rights, *_tasks(about, has_tables="tasks" not in pending), *workers]
+
+
+async def _workers(connection: asyncpg.Connection, *, is_named: bool) -> list[Fact]:
+    """With `is_named`, the URL calls all sessions alike, most likely the workers' too: nobody can tell."""
+    if is_named:
+        return []
+    if number := await server.listeners(connection):
+        return [Fact(WORKERS, "ok", f"{number:,} {'listens' if number == 1 else 'listen'} in this database")]
+    told = "none seems to run: no session called lowtide listener is connected to this database"
+    advice = "`lowtide worker` starts one. One whose URL has an application_name is not seen here"
+    return [Fact(WORKERS, "note", told, advice)]
 
 
 async def _rights(connection: asyncpg.Connection, role: str) -> Fact:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -180,13 +182,23 @@ async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]],
             await ask()
         except Exception as exc:
             if not (isinstance(exc, RedisError | OSError) or is_passing(exc)) or clock() >= deadline:
-                raise Unreachable(f"{kind} at {server} can't be reached: {server_message(exc)}") from exc
+                raise Unreachable(f"{kind} at {server} can't be reached: {why_away(exc)}") from exc
             if not told:
                 log.warning("server.waiting", server=f"{kind} at {server}", seconds=within.total_seconds())
             told = True
             await asyncio.sleep(0.5)
         else:
             return
+
+
+def why_away(error: BaseException) -> str:
+    """In words for people: the drivers' have tuples in them, and end with a full stop of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | FileNotFoundError | PermissionError) and cause.errno:
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return re.sub(r" \('[^()]*\)", "", server_message(error)).rstrip(".")
 
 
 def redis_server(redis: ArqRedis) -> str:

@@ -56,4 +56,9 @@ async def _queue(redis: ArqRedis, queue: str) -> Fact:
 
 
 def unreachable(redis: ArqRedis, error: RedisError | OSError) -> Fact:
-    return Fact(REDIS, "fault", f"{process.redis_server(redis)} can't be reached: {error}", "See LOWTIDE_REDIS_URL")
+    return Fact(
+        REDIS,
+        "fault",
+        f"{process.redis_server(redis)} can't be reached: {process.why_away(error)}",
+        "See LOWTIDE_REDIS_URL",
+    )

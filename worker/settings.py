@@ -85,6 +85,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{runs} runs at once (LOWTIDE_PARALLEL_RUNS) need at least {least(runs)}")
         return value or usual(runs)
 
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _redis(cls, value: Any) -> Any:  # noqa: ANN401 - as above
+        """The empty text means none, as where nothing is said: commands that need the database alone work."""
+        return None if value == "" else value
+
     @field_validator("policies", mode="before")
     @classmethod
     def _policies(cls, value: Any) -> Any:  # noqa: ANN401 - as above

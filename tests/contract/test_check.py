@@ -11,8 +11,9 @@ import pytest_asyncio
 from arq.connections import ArqRedis
 
 from tests.contract.cli import Done, lowtide
+from tests.eventually import eventually
 from tests.pooler import behind_a_pooler
-from worker.embedded import Valkey
+from worker.embedded import Companion, Valkey
 from worker.embedded.server import free_port
 
 ROLES = (Path(__file__).parents[2] / "docs" / "roles.sql").read_text()
@@ -52,9 +53,15 @@ async def test_all_is_well_but_for_what_the_test_servers_leave_out(
     assert told(done, "fault") == []
     assert {each.partition(" is ")[0] for each in told(done, "warning")} == {"autovacuum", "fsync", "full_page_writes"}
     assert {each["about"] for each in done.json} == {
-        *("PostgreSQL", "ledger", "task tables", "policy old-deleted-tasks", "Redis")
+        *("PostgreSQL", "ledger", "task tables", "workers", "policy old-deleted-tasks", "Redis")
     }
     assert {frozenset(each) for each in done.json} == {frozenset({"about", "word", "told", "advice"})}
+    assert told(done, "note", "workers") == [
+        "none seems to run: no session called lowtide listener is connected to this database"
+    ]
+    end = shown.out.split("\n\n")[1].splitlines()
+    assert end[0] == "0 faults, 3 warnings"
+    assert len([line for line in end if line.startswith("warning ")]) == 3
     for each in done.json:
         assert f"{each['word']:<8} {each['about']}: {each['told']}" in shown.out
         assert each["advice"] is None or f"         → {each['advice']}" in shown.out
@@ -201,3 +208,17 @@ async def test_a_policy_file_that_is_broken_as_a_whole_ends_every_command_with_2
     done = await lowtide(*command, database_url=database_url, redis_url=valkey.url, policies=str(tmp_path))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"lowtide: policy file {tmp_path} is a folder")
+
+
+async def test_workers_that_listen_are_counted_unless_the_url_calls_all_sessions_alike(
+    database_url: str, valkey: Valkey, redis: ArqRedis
+) -> None:
+    settings = {"database_url": database_url, "redis_url": valkey.url}
+    async with Companion(**settings, queue="arq:queue"):
+        await eventually(lambda: _listens(settings))
+    named = await check("--json", **settings | {"database_url": f"{database_url}?application_name=ours"})
+    assert [each for each in named.json if each["about"] == "workers"] == []
+
+
+async def _listens(settings: dict[str, str]) -> bool:
+    return told(await check("--json", **settings), "ok", "workers") == ["1 listens in this database"]

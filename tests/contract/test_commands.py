@@ -12,7 +12,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from tests import people
-from tests.contract.cli import Done, environment, lowtide
+from tests.contract.cli import Done, as_role, environment, lowtide
 from tests.eventually import eventually
 from tests.folders import passable
 from worker.embedded import Companion, Valkey
@@ -136,10 +136,10 @@ async def test_enqueue_takes_the_payload_from_a_file_and_from_stdin(
 
 BAD: list[tuple[list[str], str]] = [
     (["purge"], "there is no job 'purge'"),
-    (["purge-old-deleted", "--payload", '{"days": 0}'], "days: Input should be greater than or equal to 1"),
-    (["purge-old-deleted", "--payload", '{"day": 1}'], "day: Extra inputs are not permitted"),
+    (["purge-old-deleted", "--payload", '{"days": 0}'], "days: must be 1 or more"),
+    (["purge-old-deleted", "--payload", '{"day": 1}'], "day: is not known; leave it out"),
     (["purge-old-deleted", "--payload", "{"], "not JSON"),
-    (["purge-old-deleted", "--payload", "[]"], "payload: "),
+    (["purge-old-deleted", "--payload", "[]"], "payload: must be a JSON object"),
     (["purge-old-deleted", "--payload", "[" * 50_000], "nested too deeply"),
     (["purge-old-deleted", "--payload", "{}", "--payload-file", "-"], "not both"),
     (["purge-old-deleted", "--payload-file", "missing.json"], "missing.json: No such file"),
@@ -173,7 +173,11 @@ async def test_with_redis_away_the_run_is_written_all_the_same(urls: Urls, sql: 
     away = {"redis_url": f"redis://:hunter2@127.0.0.1:{free_port()}/0"}
     done = await lowtide("enqueue", "purge-old-deleted", "--id", "r", **urls | away)
     assert (done.code, done.out) == (0, "r\n")
-    assert "warning: Redis at 127.0.0.1" in done.err
+    server = away["redis_url"].rpartition("@")[2].removesuffix("/0")
+    assert done.err == (
+        f"warning: Redis at {server} can't be reached: Connection refused. The run is in the ledger; a worker finds it "
+        "at its next tick.\n"
+    )
     assert "hunter2" not in done.err
     assert await sql.fetchval("SELECT state FROM lowtide.run") == "queued"
 
@@ -270,6 +274,68 @@ async def test_show_of_an_unknown_run_exits_1(urls: Urls) -> None:
     done = await lowtide("show", "nobody", **urls)
     assert (done.code, done.out) == (1, "")
     assert 'there is no run "nobody"' in done.err
+
+
+async def test_without_a_terminal_waiting_says_why_in_lines(urls: Urls, sql: asyncpg.Connection) -> None:
+    """Each reason once; the bar of a terminal shows the same."""
+    waiting = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "enqueue", "purge-old-deleted", "--id", "r", "--wait"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(**urls),
+    )
+    assert waiting.stderr is not None
+    assert await waiting.stderr.readline() == b"queued: nobody has taken it yet\n"
+    await sql.execute("UPDATE lowtide.run SET wait_reason = 'outside the hours 01:00-05:00 UTC of policy p'")
+    assert await waiting.stderr.readline() == b"queued: outside the hours 01:00-05:00 UTC of policy p\n"
+    await lowtide("pause", "r", **urls)
+    assert await waiting.stderr.readline() == b"paused: paused by an operator\n"
+    await lowtide("cancel", "r", **urls)
+    _, err = await waiting.communicate()
+    assert (waiting.returncode, err.startswith(b"purge-old-deleted r cancelled")) == (1, True)
+
+
+async def test_an_empty_redis_url_is_none(database_url: str) -> None:
+    for command in (["runs"], ["hold", "list"]):
+        assert (await lowtide(*command, database_url=database_url, redis_url="")).code == 0
+    enqueued = await lowtide("enqueue", "purge-old-deleted", database_url=database_url, redis_url="")
+    assert (enqueued.code, "LOWTIDE_REDIS_URL" in enqueued.err) == (0, True)
+
+
+async def test_a_retry_that_can_not_be_says_which_of_its_reasons_it_is(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("SELECT lowtide.enqueue('purge-old-deleted', '{\"approve\": \"p\"}', 'approved')")
+    await sql.execute(
+        "INSERT INTO lowtide.run (id, job, requested_by, state, finished_at) VALUES ('bad', 'x', 'q', 'failed', now())"
+    )
+    queued = await lowtide("retry", "approved", database_url=database_url)
+    await sql.execute("UPDATE lowtide.run SET state = 'failed', finished_at = now() WHERE id = 'approved'")
+    approved = await lowtide("retry", "approved", "--from-start", database_url=database_url)
+    bad = await lowtide("retry", "bad", database_url=database_url)
+    assert (queued.code, approved.code, bad.code) == (1, 1, 1)
+    assert queued.err.endswith("is queued; this is for a failed or a cancelled one\n")
+    assert approved.err.endswith("counts towards that. Leave --from-start out: it goes on where it stopped\n")
+    assert bad.err.endswith("has no payload. Enqueue it anew, mended\n")
+
+
+async def test_a_login_without_rights_on_the_ledger_is_told_where_they_are(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("CREATE ROLE stranger LOGIN PASSWORD 'secret'")
+    try:
+        for told in ("schema lowtide", "table migration", "table run"):
+            done = await lowtide("runs", database_url=as_role(database_url, "stranger"))
+            assert done.code == 1
+            assert done.err.startswith(f"lowtide: permission denied for {told}. That is lowtide's own: docs/roles.sql")
+            assert "GRANT lowtide_operator TO" in done.err
+            await sql.execute(
+                "GRANT SELECT ON lowtide.migration TO stranger"
+                if told.startswith("table")
+                else "GRANT USAGE ON SCHEMA lowtide TO stranger"
+            )
+    finally:
+        await sql.execute("DROP OWNED BY stranger; DROP ROLE stranger")
 
 
 async def test_show_follow_waits_for_the_end(urls: Urls) -> None:

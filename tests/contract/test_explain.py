@@ -87,8 +87,20 @@ async def test_pace_and_limits_of_a_waiting_run_are_changed(database_url: str, s
 
     done = await lowtide("pace", "night", "full", "--max-rows", "7", database_url=database_url)
 
-    assert (done.code, done.err) == (0, "run night is queued\n")
+    assert (done.code, done.err) == (0, "run night (queued) has pace full, at most 7 rows now\n")
     assert tuple(await sql.fetchrow("SELECT pace, max_rows, max_seconds FROM lowtide.run")) == ("full", 7, None)
+
+
+async def test_a_limit_beyond_what_was_approved_is_told_to_be_none(database_url: str, sql: asyncpg.Connection) -> None:
+    await people.people(sql)
+    await people.many(sql, 10, deleted_every=1, days_ago=100)
+    planned = await lowtide("plan", "old-deleted-tasks", "--json", database_url=database_url)
+    made = await lowtide("approve", planned.json["plan"], "--yes", database_url=database_url)
+    for most, is_told in (("5", False), ("500", True)):
+        done = await lowtide("pace", made.out.strip(), "--max-rows", most, database_url=database_url)
+        assert f"has at most {most} rows now\n" in done.err
+        told = f"note: run {made.out.strip()} is approved for 10 rows; more than that does not go"
+        assert (done.code, told in done.err) == (0, is_told), done.err
 
 
 async def test_what_can_not_be_steered_is_told(database_url: str, sql: asyncpg.Connection) -> None:

@@ -1,12 +1,15 @@
 """`lowtide hold` and `lowtide audit`, from outside."""
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from tests import people
-from tests.contract.cli import Done, as_role, lowtide
+from tests.contract.cli import Done, as_role, environment, lowtide
 from worker.embedded.server import free_port
 
 ROLES = (Path(__file__).parents[2] / "docs" / "roles.sql").read_text()
@@ -69,6 +72,24 @@ async def test_a_release_without_a_terminal_needs_yes(database_url: str) -> None
     done = await lowtide("hold", "release", "1", "--reason", "closed", database_url=database_url)
     told = "lowtide: rows of hold 1 may be purged after this, and there is no terminal to ask at: add --yes"
     assert (done.code, done.err.startswith(told)) == (2, True)
+    assert len((await lowtide("hold", "list", "--json", database_url=database_url)).json) == 1
+
+
+async def test_a_release_that_is_answered_with_no_changes_nothing_and_says_so(database_url: str) -> None:
+    await _add(database_url)
+    ours, theirs = os.openpty()
+    asking = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "hold", "release", "1", "--reason", "closed"),
+        stdin=theirs,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(database_url=database_url),
+    )
+    os.write(ours, b"n\n")
+    out, err = await asking.communicate()
+    os.close(ours)
+    os.close(theirs)
+    assert (asking.returncode, out, err.decode().endswith("nothing was changed\n")) == (1, b"", True), err
     assert len((await lowtide("hold", "list", "--json", database_url=database_url)).json) == 1
 
 

@@ -2,8 +2,6 @@
 
 import sys
 
-import typer
-
 
 class NobodyToAsk(Exception):
     """There is no terminal, and nobody has said --yes."""
@@ -16,4 +14,9 @@ def require_somebody(*, yes: bool, about: str) -> None:
 
 
 def is_agreed(question: str, *, yes: bool) -> bool:
-    return yes or typer.confirm(question, err=True)
+    """Only a yes is one. Typer's own question writes a space to stdout, where results stand."""
+    if yes:
+        return True
+    sys.stderr.write(f"{question} [y/N]: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

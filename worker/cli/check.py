@@ -35,7 +35,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON lis
     if as_json:
         output.print_json([asdict(fact) for fact in facts])
     else:
-        output.print_lines(*(line for fact in facts for line in _lines(fact)))
+        output.print_lines(*(line for fact in facts for line in _lines(fact)), *_summary(facts))
     if not has_both:
         raise typer.Exit(UNREACHABLE)
     if any(fact.word == "fault" for fact in facts):
@@ -80,6 +80,13 @@ async def _redis(settings: Settings) -> tuple[list[Fact], bool]:
         return [queuecheck.unreachable(redis, exc)], False
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+def _summary(facts: list[Fact]) -> list[str]:
+    """What is not well once more, at the end, where it is seen."""
+    bad = [(word, [fact for fact in facts if fact.word == word]) for word in ("fault", "warning")]
+    counted = ", ".join(f"{len(found)} {word}{'' if len(found) == 1 else 's'}" for word, found in bad)
+    return ["", counted, *(line for _, found in bad for fact in found for line in _lines(fact))]
 
 
 def _lines(fact: Fact) -> list[str]:

@@ -51,7 +51,7 @@ async def _enqueue(
 
 async def _report(database: Database, run_id: str, *, wait: bool, as_json: bool) -> None:
     if wait:
-        run = await follow(database, run_id)
+        run = await follow(database, run_id, tells=True)
         output.say(reports.outcome(run))
     elif not as_json:
         return

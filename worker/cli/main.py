@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import sys
 from importlib.metadata import version
@@ -48,6 +49,12 @@ from worker.settings import WrongSettings
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 # Typer brings its own copy of click, whose errors it does not export: BadParameter is the one that it does.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+NO_RIGHT = "42501"
+# What the server says of it has no schema: these are names of schema lowtide's own.
+OURS = re.compile(
+    r"permission denied for (schema lowtide|table (run|plan|hold|audit|migration|paused_schedule|detaching)"
+    r"|function (lowtide\.)?(enqueue|accept|hold_key|added))$"
+)
 EXIT_CODES: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((Detached,), INTERRUPTED),
     ((Unreachable, RedisError), UNREACHABLE),
@@ -160,6 +167,11 @@ def _tell(error: Exception) -> None:
     """The message, and with --json on stdout too, where a program looks for it."""
     formatted = getattr(error, "format_message", None)  # of a usage error: with the option's name
     said = server_message(error) if formatted is None else formatted().replace("Input should be", "it must be")
+    if sqlstate(error) == NO_RIGHT and OURS.search(said):
+        said = (
+            f"{said}. That is lowtide's own: docs/roles.sql makes the group lowtide_operator, which has the rights; "
+            "then GRANT lowtide_operator TO the login that LOWTIDE_DATABASE_URL names"
+        )
     if sqlstate(error) == LOCKED:
         said = f"others hold locks on what this needs; try again ({said})"
     if not said:  # a bare `lowtide` has printed its help

@@ -15,6 +15,7 @@ from db.models import Run
 from jobs import plans
 from jobs.background import alongside
 from jobs.catalog import jobs
+from jobs.commands import lowtide
 from jobs.endings import Again
 from jobs.failures import NotFound, Refused
 from jobs.life import Life
@@ -109,7 +110,7 @@ def approve(
             if why := await session.ring(settings, run_id):
                 output.say(f"warning: {why}. The run is in the ledger; a worker finds it at its next tick.")
             if wait:
-                run = await follow(database, run_id)
+                run = await follow(database, run_id, tells=True)
                 output.say(reports.outcome(run))
                 if run.state != "succeeded":
                     raise typer.Exit(1)
@@ -160,7 +161,7 @@ def _next(plan_id: str, result: dict[str, Any]) -> str:
         return "As it is now, its purge is refused: nothing can be approved"
     if not result["going"]:
         return "No row would go: there is nothing to approve"
-    return f"`lowtide approve {plan_id}` lets it go, once; the plan holds for a day"
+    return f"{lowtide('approve', plan_id)} lets it go, once; the plan holds for a day"
 
 
 def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def show(
 
     async def shown() -> None:
         async with session.database(session.load()) as database:
-            run = await (follow if follow_it else read)(database, run_id)
+            run = await (follow(database, run_id, tells=True) if follow_it else read(database, run_id))
             async with database.sessions.begin() as opened:
                 along = await ledger.along(opened, [run_id])
         if as_json:

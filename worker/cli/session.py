@@ -45,16 +45,10 @@ async def ring(settings: Settings, run_id: str) -> str | None:
     try:
         await Doorbells(redis, settings.queue).ring([run_id])
     except (RedisError, OSError) as exc:
-        return f"Redis at {process.redis_server(redis)} can't be reached: {_told(exc)}"
+        return f"Redis at {process.redis_server(redis)} can't be reached: {process.why_away(exc)}"
     finally:
         await redis.aclose(close_connection_pool=True)
     return None
-
-
-def _told(error: RedisError | OSError) -> str:
-    """Some of them are tuples and numbers for programs, and end with a full stop of their own."""
-    told = getattr(error, "strerror", None) or str(error)
-    return told.strip().rstrip(".") or type(error).__name__
 
 
 def load() -> Settings:
