@@ -123,6 +123,8 @@ async def place(session: AsyncSession, *, table: str, column: str) -> Place:
         raise WrongHold(
             f"{row.name} is one of lowtide's own tables, which it cleans whatever is held; name one of yours"
         )
+    if row.schema.startswith("pg_") or row.schema == "information_schema":
+        raise WrongHold(f"{row.name} is one of PostgreSQL's own tables, which no policy purges; name one of yours")
     if (told := no_table(row.kind)) is not None:
         raise WrongHold(f"{row.name} {told[0]}: no purge deletes from it. {told[1]}")
     kind = (await session.execute(COLUMN, {"oid": row.oid, "column": column})).scalar_one_or_none()

@@ -116,7 +116,7 @@ def _as_json(hold: Hold) -> dict[str, Any]:
 
 def _print(found: list[Hold]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("HOLD", "TABLE", "COLUMN", "VALUE", "STATE", "UNTIL", "PLACED", "BY", "REASON"):
+    for column in ("HOLD", "TABLE", "COLUMN", "VALUE", "STATE", "UNTIL (UTC)", "PLACED (UTC)", "BY", "REASON"):
         table.add_column(column, no_wrap=True)
     for hold in found:
         until = "" if hold.until is None else f"{hold.until:%Y-%m-%d %H:%M}"

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import plans, runs, steering
 from db.engine import Database
+from db.fields import BIGINT
 from db.models import Run as Ledger
 from jobs.catalog import PACED
 from worker.cli import output, reports, session
@@ -32,7 +33,7 @@ class NotToBeSteered(Exception):
 def pace(
     run_id: Run,
     name: Annotated[PaceName | None, typer.Argument(metavar="[gentle|full]", help="How hard it may push.")] = None,
-    max_rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows in all.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, max=BIGINT, help="At most so many rows in all.")] = None,
     max_seconds: Annotated[int | None, typer.Option(min=1, max=10**9, help="At most so many seconds in all.")] = None,
     as_json: Json = False,
 ) -> None:
