@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from db import engine, migrate
 from db.engine import Database
-from db.faults import server_message
+from db.faults import server_message, sqlstate
 from jobs import policyfile
 from jobs.background import alongside
 from jobs.catalog import jobs
@@ -193,7 +193,7 @@ async def _answers(kind: str, server: str, ask: Callable[[], Awaitable[object]],
 
 def why_away(error: BaseException) -> str:
     """In words for people: the drivers' have tuples in them, and end with a full stop of their own."""
-    cause: BaseException | None = error
+    cause = error if sqlstate(error) is None else None  # what the server itself says is told as it is
     while cause is not None:
         if isinstance(cause, ConnectionError | FileNotFoundError | PermissionError) and cause.errno:
             return os.strerror(cause.errno)
