@@ -17,7 +17,7 @@ from jobs.background import alongside
 from jobs.catalog import jobs
 from jobs.commands import lowtide
 from jobs.endings import Again
-from jobs.failures import NotFound, Refused
+from jobs.failures import Refused
 from jobs.life import Life
 from jobs.policies import Policies, Policy
 from jobs.samples import sample
