@@ -134,7 +134,7 @@ def _require_unchanged(plan: Plan, policies: tuple[Policy, ...]) -> Policy:
     if policy is None:
         raise NotFound(f"plan {plan.run_id!r} is one of policy {plan.policy!r}, which is not there any more")
     if policy.digest != plan.policy_sha256:
-        told = f"policy {plan.policy!r} has changed since plan {plan.run_id!r} was made, or its worker has an older file"
+        told = f"policy {plan.policy!r} has changed since plan {plan.run_id!r} was made, or a worker has an older file"
         raise PlanStale(f"{told}. Nothing was deleted; {_anew(plan)}")
     facts = {"target": plan.target, "keep": plan.keep, "cutoff": plan.cutoff, "counts": plan.counts}
     if _digest(plan.policy_sha256, **facts) != plan.plan_sha256:
