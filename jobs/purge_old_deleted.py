@@ -15,10 +15,11 @@ from db.trees import CHILD
 from jobs import audit, changed, epochs, members, plans
 from jobs.background import alongside
 from jobs.dry_run import count
-from jobs.failures import Waiting
+from jobs.failures import PolicyBroken, Waiting
 from jobs.gate import Gate
 from jobs.health import Health
 from jobs.hours import Clock, require_open, server_clock
+from jobs.inspection import against, inspect
 from jobs.policies import Broken, Policy
 from jobs.purge_payload import PurgeOldDeleted, keep_for, policy_for, wishes_for
 from jobs.run import Run, isoformat
@@ -34,7 +35,7 @@ async def purge_old_deleted(
     disabled: Mapping[str, Broken],
     clock: Clock = server_clock,
 ) -> dict[str, Any]:
-    policy = policy_for(payload, policies, disabled)
+    policy = await _policy(run, payload, policies, disabled)
     keep = keep_for(payload, policy)
     wishes = wishes_for(payload, policy)
     plan = None
@@ -75,6 +76,20 @@ async def purge_old_deleted(
     if (upkeep := await after_purge(run, policy, now=now)) is not None:
         result["vacuum"] = upkeep
     return result
+
+
+async def _policy(
+    run: Run, payload: PurgeOldDeleted, policies: tuple[Policy, ...], disabled: Mapping[str, Broken]
+) -> Policy:
+    """What the database had against it at the last look, minutes ago, may be mended. Raises as `policy_for`."""
+    try:
+        return policy_for(payload, policies, disabled)
+    except PolicyBroken:
+        names = {policy.name for policy in policies}
+        by_file = {name: broken for name, broken in disabled.items() if name not in names}
+        policy = policy_for(payload, policies, by_file)
+        broken = against(policy, await inspect(run.database, policy))
+        return policy_for(payload, policies, {} if broken is None else {policy.name: broken})
 
 
 async def _purge(run: Run, scopes: Scopes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from db.targets import Target
 from jobs.catalog import jobs
 from jobs.failures import NotFound, PolicyBroken, PolicyUnclear
 from jobs.life import Life
-from jobs.policies import DEFAULT, OLD_DELETED_TASKS, Broken, Policy
+from jobs.policies import OLD_DELETED_TASKS, Broken, Policy
 from jobs.purge_payload import PurgeOldDeleted, policy_for
 from tests import ledger, people
 
@@ -57,18 +57,29 @@ def test_a_disabled_one_counts_where_a_table_has_several() -> None:
     assert chosen({"twin": twin}, policy="old-deleted-tasks") == "old-deleted-tasks"
 
 
-async def test_a_run_looks_at_what_is_disabled_when_it_begins(database: Database, sql: asyncpg.Connection) -> None:
-    await people.people(sql)
-    await people.many(sql, 10, deleted_every=2)
-    disabled = {OLD_DELETED_TASKS.name: Broken(OLD_DELETED_TASKS.name, "table: why")}
-    life = Life(database, jobs(DEFAULT, disabled=disabled), worker="test")
-    refused = await ledger.run(life, "purge-old-deleted", "first")
-    assert (refused.state, (refused.error or {})["type"]) == ("failed", "PolicyBroken")
-    assert await sql.fetchval("SELECT count(*) FROM task") == 10
+async def test_what_the_database_had_against_a_policy_is_looked_at_once_more_by_its_run(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """A worker's last look is minutes old. Control: a table that had been created since could not be purged."""
+    policy = Policy("t", Target("public", "t", "gone_at"), OLD_DELETED_TASKS.keep)
+    disabled = {"t": Broken("t", "table: there is no public.t, said the last look")}
+    life = Life(database, jobs((policy,), disabled=disabled), worker="test")
+    refused = await ledger.run(life, "purge-old-deleted", "first", policy="t")
+    assert refused.error is not None
+    assert (refused.state, refused.error["type"]) == ("failed", "PolicyBroken")
+    assert refused.error["message"].startswith("policy t is disabled, and nothing was deleted: table: there is no publ")
+    assert "said the last look" not in refused.error["message"]
 
-    disabled.clear()
-    purged = await ledger.run(life, "purge-old-deleted", "second")
-    assert (purged.state, purged.rows_done) == ("succeeded", 5)
+    await sql.execute("CREATE TABLE t (gone_at timestamptz); INSERT INTO t VALUES (now() - interval '1 year')")
+    purged = await ledger.run(life, "purge-old-deleted", "second", policy="t")
+    assert (purged.state, purged.rows_done) == ("succeeded", 1)
+
+
+async def test_what_the_file_has_wrong_stays_wrong(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("CREATE SCHEMA app; CREATE TABLE app.note (at timestamptz)")
+    life = Life(database, jobs((LOGS,), disabled={"short": BROKEN}), worker="test")
+    refused = await ledger.run(life, "purge-old-deleted", policy="short")
+    assert (refused.error or {})["message"] == "policy short is disabled, and nothing was deleted: keep: why"
 
 
 @pytest.mark.parametrize("field", ["policy", "table", "approve"])
