@@ -112,7 +112,7 @@ async def _counted(
         "newest": max((look.census.newest for look in found if look.census.newest), default=None),
         "pace": pace,
         "way": found[0].way if found else None,
-        "seconds": round(going / (speed or RECORDED_SPEED[pace]), 1),
+        "seconds": _seconds(going, sum(branches.along.values()), speed=speed, pace=pace),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
     return counts, more | result
@@ -130,6 +130,11 @@ async def _hanging(connection: asyncpg.Connection, found: list[_Look]) -> Branch
     for branch in branches:
         hanging = hanging.with_more(await branch.take(connection))
     return hanging
+
+
+def _seconds(going: int, along: int, *, speed: float | None, pace: str) -> float:
+    """The speed of earlier runs is that of the table's own rows, with whatever went along."""
+    return round((going + along) / RECORDED_SPEED[pace] if speed is None else going / speed, 1)
 
 
 def _needs_approval(policy: Policy, keep: timedelta, broken: tuple[str, str] | None) -> str | None:

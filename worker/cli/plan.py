@@ -180,7 +180,7 @@ def _facts(plan_id: str, result: dict[str, Any]) -> dict[str, str]:
     facts |= {f"along, of {table}": f"{output.rows(along)}{more}" for table, along in result["children"].items()}
     facts |= {why: _stay(result[why]) for why in ("held", "blocked") if result[why]}
     facts |= {"oldest": result["oldest"] or "", "newest": result["newest"] or "", "way": result["way"] or ""}
-    facts["takes about"] = f"{result['seconds']:,} s ({result['pace']}, by {result['seconds_from']})"
+    facts["takes about"] = f"{max(result['seconds'], 0.1):,} s ({result['pace']}, by {result['seconds_from']})"
     for name, why in (("refused", "refused"), ("needs approval", "needs_approval")):
         if result.get(why):
             facts[name] = result[why]
