@@ -87,7 +87,7 @@ async def test_migrate_says_what_it_did(empty_url: str) -> None:
     third = await lowtide("migrate", "--with-tasks", database_url=empty_url)
     assert (first.code, first.json) == (
         0,
-        [f"lowtide_{number:04}" for number in range(1, 8)],
+        [f"lowtide_{number:04}" for number in range(1, 9)],
     )
     assert (second.code, second.err) == (0, "applied: tasks_0001, tasks_0002\n")
     assert (third.code, third.err) == (0, "up to date\n")
