@@ -109,7 +109,11 @@ async def _bring_back(run: Run, relation: str, total: Total) -> None:
     try:
         await bring_back(run.database, relation, tell=run.tell)
     except InTheWay as exc:
-        total.leave(exc)
+        if run.spent:  # whoever looks next brings it back
+            total.remaining = True
+            total.reasons.append(str(exc))
+        else:
+            total.leave(exc)
 
 
 async def _went_whole(run: Run, eligible: Eligible, total: Total, *, cursor: dict[str, Any]) -> bool:

@@ -1,10 +1,13 @@
 """Whole partitions among others who use them, and hours that end: nobody waits for us, and nothing is lost."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
 import pytest
+from asyncpg.transaction import Transaction
 
 from db import engine, migrate, partitions
 from db.engine import Database
@@ -106,11 +109,12 @@ async def test_nobody_waits_behind_an_attach_either(database: Database, sql: asy
     assert await jobs_partitions.bring_back(database, None) == ["public.edge"]
 
 
-async def test_what_others_are_in_the_way_of_comes_last(
-    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Control: the run waited for the reader of the one, and left the other for as long."""
-    await months(sql)
+@asynccontextmanager
+async def somebody_reads(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[list[str], Transaction]]:
+    """By its own name, the first partition that is detached, in a transaction that began just before; and others too,
+    again and again."""
     monkeypatch.setattr(life_module, "LONGEST_LOOK_S", 0.3)
     real, leaving = partitions.detach, list[str]()
     reading, client = [await asyncpg.connect(database.address.dsn) for _ in range(2)]
@@ -130,21 +134,46 @@ async def test_what_others_are_in_the_way_of_comes_last(
                 await client.execute(f"SELECT FROM {leaving[0]} LIMIT 1")
 
     monkeypatch.setattr(partitions, "detach", detach)
+    async with alongside(others()):
+        yield leaving, transaction
+    await asyncio.gather(reading.close(), client.close())
+
+
+async def test_what_others_are_in_the_way_of_comes_last(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: the run waited for the reader of the one, and left the other for as long."""
+    await months(sql)
     life = life_of(database)
     await accept(life, "purge-old-deleted", "run", policy="p")
-    async with alongside(others()):
+    async with somebody_reads(database, monkeypatch) as (leaving, transaction):
         serving = asyncio.create_task(serve_to_the_end(life, "run"))
         await eventually(lambda: sql.fetchval("SELECT rows_done > $1 FROM lowtide.run", ROWS))
         assert (await row(life, "run")).state != "succeeded"
-    await asyncio.sleep(0.05)
-    await transaction.rollback()
-    await serving
-    await asyncio.gather(reading.close(), client.close())
+        await transaction.rollback()
+        await serving
     ended = await row(life, "run")
     assert ended.result is not None
     assert ended.result["partitions"] == {leaving[0]: ROWS}  # one at a time is on its way out: the other went by rows
     assert (ended.result["purged"], ended.result["remaining"]) == (ended.rows_done, False)
     assert await standing(sql) == {"edge": ROWS - ended.rows_done + 2 * ROWS, "now": ROWS}
+
+
+async def test_what_others_are_in_the_way_of_is_left_when_the_time_is_over(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await months(sql)
+    life = life_of(database, max_seconds=2)
+    await accept(life, "purge-old-deleted", "run", policy="p")
+    async with somebody_reads(database, monkeypatch) as (leaving, transaction):
+        await serve_to_the_end(life, "run")
+        await transaction.rollback()
+    ended = await row(life, "run")
+    assert ended.result is not None
+    assert ended.result["remaining"]
+    assert ended.result["reason"].startswith(f"{leaving[0]} is in use by its own name")
+    assert await jobs_partitions.bring_back(database, None) == leaving
+    assert (await standing(sql))[leaving[0].removeprefix("public.")] == ROWS
 
 
 async def test_a_parallel_query_of_the_table_is_no_reader_of_the_partition(postgres: Postgres) -> None:
