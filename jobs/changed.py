@@ -36,7 +36,7 @@ async def refusal(run: Run, policy: Policy, error: Exception) -> Refused | None:
     detail = {"policy": policy.name, "table": target.name, "sqlstate": code}
     if code == NO_RIGHT:
         missing = await _missing(run, policy)
-        advice = f"See `lowtide check` for what policy {policy.name} lacks" if missing is None else missing[1]
+        advice = f"See `lowtide check` for what policy {policy.name} lacks." if missing is None else missing[1]
         return RightsMissing(f"{told}. {gone}. {advice} Then {on}", detail=detail)
     return TableChanged(
         f"{told}: {target.name} is not as the run found it, or a trigger on it fails. {gone}. See `lowtide check` for "
