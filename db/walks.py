@@ -70,7 +70,7 @@ class Walk:
             for branch in self._branches
             for row in [branch.eligible.target.relation]
         )
-        loosened = ", ".join(
+        losing = ", ".join(
             f"{literal(loosened(each))}, (SELECT count(*) FROM {each.rows} c WHERE EXISTS ("
             f"SELECT FROM going g JOIN {self._rows(each.parent)} p ON p.tableoid = g.r AND p.ctid = g.t "
             f"WHERE {each.joined('c', 'p')}) "
@@ -105,7 +105,7 @@ class Walk:
                 'blocked', (SELECT count(*) FROM staying WHERE NOT held),
                 'along', (SELECT coalesce(jsonb_object_agg(r::bigint, number), '{{}}')
                           FROM (SELECT r, count(*) AS number FROM others GROUP BY r) along),
-                'loosened', jsonb_build_object({loosened})
+                'loosened', jsonb_build_object({losing})
             ) END
         """
 
