@@ -9,7 +9,7 @@ from typing import Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from db.targets import PER_SECOND, literal, quoted
+from db.targets import PER_SECOND, literal, quoted, written
 from jobs.policies import Children
 from tests.chaos.scenes import AFTER_ALL, BEFORE_ALL, DAY, LEAVES, PARTITIONED, Edge, Hold, Row, Scene, Table
 
@@ -219,7 +219,7 @@ class Stage:
             name = self.table(edge.child, edge.child_leaf)
             if declared is not None:
                 bare = self.scene.ways.bare and "." not in name
-                found[name if bare else f"{self.schema}.{name}"] = declared
+                found[name if bare else written(self.schema, name)] = declared
         return found
 
     @property
@@ -241,7 +241,7 @@ class Stage:
     def number_of(self, name: str) -> int:
         """Which table a name in the result is of."""
         names = {
-            f"{self.schema}.{self.table(number, leaf)}": number
+            written(self.schema, self.table(number, leaf)): number
             for number in range(len(self.scene.tables))
             for leaf in (None, *range(LEAVES + 1))
         }
