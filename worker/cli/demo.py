@@ -119,7 +119,8 @@ async def _play(database: Database, redis: ArqRedis, bystander: Bystander, job: 
     run = await follow(database, f"demo-{job}", appears_within_s=10)
     if run.state != "succeeded":
         raise WrongEndState(reports.outcome(run))
-    output.say(f"✓ {job}: {output.rows(run.rows_done)} in {run.batches:,} transactions, {_seconds(run):.2f} s")
+    many = "transaction" if run.batches == 1 else "transactions"
+    output.say(f"✓ {job}: {output.rows(run.rows_done)} in {run.batches:,} {many}, {_seconds(run):.2f} s")
     for table, told in (run.result or {}).get("vacuum", {}).items():
         if told["done"]:
             output.say(f"✓ VACUUM of {table} after it: {told['seconds']:.1f} s, at a pace that leaves others alone")
