@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from db import relations
 from db.references import Reference
 from db.targets import Eligible, literal, quoted
 from db.trees import Tree
@@ -18,8 +19,8 @@ from db.trees import Tree
 
 @dataclass(frozen=True)
 class Branches:
-    """`is_exact` is False where they are too many to be walked: then `along` is
-    what points to the rows themselves alone, and nobody has looked at what keeps it."""
+    """`is_exact` is False where they are too many to be walked: then `along` is what points to the rows themselves
+    alone, and nobody has looked at what keeps it."""
 
     going: int
     held: int  # eligible rows that stay, for what hangs on them
@@ -33,6 +34,13 @@ class Branches:
         along.update(counted["along"])
         going, held, blocked = (getattr(self, name) + counted[name] for name in ("going", "held", "blocked"))
         return replace(self, going=going, held=held, blocked=blocked, along=dict(along))
+
+
+async def branch(connection: asyncpg.Connection, tree: Tree, eligible: Eligible, oid: int) -> "Branch":
+    references = [*(edge.reference for edge in tree.edges), *tree.loosened]
+    families = (tree.families[child] for child in tree.along)
+    oids = {each.parent for each in references}.union(tree.along, *families)
+    return Branch(tree, eligible, oid, await relations.names(connection, oids))
 
 
 @dataclass(frozen=True)

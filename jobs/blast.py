@@ -7,7 +7,6 @@ right after a wrong UPDATE went through.
 """
 
 import math
-import shlex
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +20,7 @@ from db.engine import Database
 from db.faults import sqlstate, without_values
 from db.targets import Target
 from jobs.background import alongside
-from jobs.commands import lowtide
+from jobs.commands import line, lowtide
 from jobs.failures import Refused, is_passing
 from jobs.policies import Policy
 from jobs.run import Run
@@ -87,15 +86,16 @@ def require_little(policy: Policy, *, going: int, rows: int | None, earlier: Seq
     broken = broken_rule(policy, going=going, rows=rows, earlier=earlier)
     if broken is None:
         return
-    name, told = shlex.quote(policy.name), "Nothing of it was deleted"
+    told = "Nothing of it was deleted"
     if done:
         told = f"{done:,} of them are gone, from before that was so"
     detail = {"policy": policy.name, "table": policy.target.name, "would_go": going, "table_rows": rows}
     detail |= {"max_share": policy.max_share, "last_runs": list(earlier), "rule": broken[0]}
-    detail["commands"] = [f"lowtide plan {name}", "lowtide approve PLAN"]
+    detail["commands"] = [line("plan", policy.name), line("approve", "PLAN")]
     raise TooMuchWouldGo(
-        f"policy {policy.name} would delete {broken[1]}. {told}. If that is right, `lowtide plan "
-        f"{name}` shows what would go, and `lowtide approve PLAN` (the id that it prints) lets it go once",
+        f"policy {policy.name} would delete {broken[1]}. {told}. If that is right, "
+        f"{lowtide('plan', policy.name)} shows what would go, and `lowtide approve PLAN` (the id that it prints) lets "
+        "it go once",
         detail=detail,
     )
 

@@ -4,4 +4,9 @@ import shlex
 
 
 def lowtide(*words: str) -> str:
-    return f"`{shlex.join(('lowtide', *words))}`"
+    return f"`{line(*words)}`"
+
+
+def line(*words: str) -> str:
+    """The same for a program, without the marks."""
+    return shlex.join(("lowtide", *words))

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from db import blast, estimates, relations
+from db import blast, branches, estimates, relations
 from db.branches import Branch, Branches
 from db.estimates import Census, Kept
 from db.faults import server_message
@@ -89,17 +89,17 @@ async def _counted(
         scopes = Scopes(policy, cutoff)
         present = await relations.all_of(connection, target)
         found = [await _look(connection, relation, scopes) for relation in present]
-        branches = await _hanging(connection, found)
+        hanging = await _hanging(connection, found)
         rows = await blast.rows(connection, target, most=EVERY_ROW)
         earlier = await blast.earlier(connection, policy=policy.name, most=LAST_RUNS)
-    eligible = branches.going
+    eligible = hanging.going
     going = eligible if run.wishes.max_rows is None else min(eligible, run.wishes.max_rows)
-    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(branches.along)}
-    counts["held"] = branches.held + sum(look.kept.held for look in found)
-    counts["blocked"] = branches.blocked + sum(look.kept.blocked for look in found)
+    counts: dict[str, Any] = {"eligible": eligible, "going": going, "rows": rows, "children": dict(hanging.along)}
+    counts["held"] = hanging.held + sum(look.kept.held for look in found)
+    counts["blocked"] = hanging.blocked + sum(look.kept.blocked for look in found)
     refused = next((look.refused for look in found if look.refused is not None), None)
     more: dict[str, Any] = {} if refused is None else {"refused": refused}
-    if not branches.is_exact:
+    if not hanging.is_exact:
         more["children_at_least"] = True
     result = counts | {
         "dry_run": True,
@@ -112,7 +112,7 @@ async def _counted(
         "newest": max((look.census.newest for look in found if look.census.newest), default=None),
         "pace": pace,
         "way": found[0].way if found else None,
-        "seconds": _seconds(going, sum(branches.along.values()), speed=speed, pace=pace),
+        "seconds": _seconds(going, sum(hanging.along.values()), speed=speed, pace=pace),
         "seconds_from": "the benchmark's speed" if speed is None else "the speed of earlier runs",
     }
     return counts, more | result
@@ -120,14 +120,14 @@ async def _counted(
 
 async def _hanging(connection: asyncpg.Connection, found: list[_Look]) -> Branches:
     """What goes along, and what stays for what hangs on it: looked at for all relations together."""
-    branches = [look.branch for look in found if look.branch is not None]
-    if len(branches) < len(found) or not any(branch.hangs for branch in branches):
+    given = [look.branch for look in found if look.branch is not None]
+    if len(given) < len(found) or not any(branch.hangs for branch in given):
         return Branches(sum(look.census.eligible for look in found), 0, 0, {})
-    walk = Walk(branches)
+    walk = Walk(given)
     if walk.is_needed and (walked := await walk.take(connection)) is not None:
         return walked
     hanging = Branches(0, 0, 0, {}, is_exact=not walk.is_needed)
-    for branch in branches:
+    for branch in given:
         hanging = hanging.with_more(await branch.take(connection))
     return hanging
 
@@ -149,7 +149,10 @@ async def _look(connection: asyncpg.Connection, relation: Relation, scopes: Scop
     refused = await _why_refused(connection, eligible.target, statements_of(eligible, choice.way), scope.pointing)
     census = await estimates.census(connection, eligible, within=2 * LONGEST_COUNT)
     kept = await estimates.kept(connection, eligible)
-    return _Look(census, scope.branch, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
+    branch = None
+    if scope.pointing is not None:
+        branch = await branches.branch(connection, scope.pointing, eligible, relation.oid)
+    return _Look(census, branch, kept, choice.told, "; ".join(filter(None, (refused, undeclared))) or None)
 
 
 async def _scope(connection: asyncpg.Connection, relation: Relation, scopes: Scopes) -> tuple[Scope, str | None]:

@@ -1,6 +1,5 @@
 """What a purge is asked for, and what its policy makes of it."""
 
-import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
@@ -10,6 +9,7 @@ from pydantic import Field, Strict, model_validator
 from db.claims import Wishes
 from db.fields import BIGINT, Days, Text
 from jobs import pace as paces
+from jobs.commands import lowtide
 from jobs.failures import ApprovalNeeded, NotFound, OverBudget, PolicyBroken, PolicyUnclear
 from jobs.fields import Payload
 from jobs.policies import Broken, Policy, in_words
@@ -91,11 +91,11 @@ def keep_for(payload: PurgeOldDeleted, policy: Policy) -> timedelta:
         return policy.keep
     keep = timedelta(days=payload.days)
     if keep < policy.keep and payload.approve is None and not payload.dry_run:
-        name = shlex.quote(policy.name)
+        plan = lowtide("plan", policy.name, "--days", str(payload.days))
         raise ApprovalNeeded(
             f"policy {policy.name!r} keeps {in_words(policy.keep)}; deleting after {payload.days} days needs an "
-            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more, or let `lowtide plan {name} "
-            f"--days {payload.days}` show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
+            f"approval. Nothing was deleted. Ask for {in_words(policy.keep)} or more, or let {plan} "
+            f"show what would go, and `lowtide approve PLAN` (the id that it prints) let it go"
         )
     return keep
 

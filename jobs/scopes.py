@@ -8,7 +8,6 @@ from datetime import datetime
 import asyncpg
 
 from db import columns, fitness, held, references, relations
-from db.branches import Branch
 from db.held import HoldUnclear
 from db.references import Graph, Reference
 from db.relations import Relation
@@ -35,10 +34,17 @@ class Scope:
 
     eligible: Eligible
     before: str  # what each batch says first: that no other holds have come
-    pointing: Tree | None = None  # what points to its rows
-    tree: Tree | None = None  # the same, where more goes than the rows themselves
-    mutual: bool = False  # whether rows of the policy's own table may keep each other
-    branch: Branch | None = None  # what to count of that; None where the policy does not say what becomes of it
+    pointing: Tree | None = None  # what points to its rows; None where the policy does not say what becomes of it
+
+    @property
+    def tree(self) -> Tree | None:
+        """What points to its rows, where more goes than the rows themselves."""
+        return self.pointing if self.pointing is not None and self.pointing.needed else None
+
+    @property
+    def mutual(self) -> bool:
+        """Whether rows of the policy's own table may keep each other."""
+        return self.pointing is not None and self.pointing.mutual
 
     @property
     def at_most(self) -> "Scope":
@@ -102,9 +108,7 @@ class Scopes:
         )
         conditions = {oid: holds.unheld(name, "c") for oid, name in parts.items()}
         tree = replace(tree, held={oid: f"NOT ({sql})" for oid, sql in conditions.items() if sql != "true"})
-        parents = {each.parent for each in (*tree.loosened, *(edge.reference for edge in tree.edges))}
-        branch = Branch(tree, eligible, relation.oid, parts | await relations.names(connection, parents))
-        return Scope(eligible, holds.before, tree, tree if tree.needed else None, tree.mutual, branch)
+        return Scope(eligible, holds.before, tree)
 
 
 def require_no_rule(relations: Sequence[Relation | fitness.Relation]) -> None:

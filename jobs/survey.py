@@ -5,7 +5,7 @@ from datetime import datetime
 
 import asyncpg
 
-from db import columns, estimates, relations, surveys
+from db import estimates, relations, surveys
 from db.engine import Database
 from db.faults import server_message
 from db.targets import Eligible
@@ -69,19 +69,20 @@ async def _why_unread(connection: asyncpg.Connection, policy: Policy) -> str | N
 async def _overdue(connection: asyncpg.Connection, policy: Policy, most_rows: int) -> Overdue:
     """Without the rows that are held or blocked; with them, where those can't be told from the others in time."""
     cutoff = await estimates.cutoff(connection, keep=policy.keep)
+    scopes = Scopes(policy, cutoff)
+    whole = await scopes.whole(connection)
     try:
-        return await _counted(connection, await _unkept(connection, policy, cutoff), most_rows)
+        return await _counted(connection, await _unkept(connection, scopes) or [whole], most_rows)
     except (Refused, asyncpg.PostgresError):  # children that nobody declared, a child without an index, a right
-        return await _counted(connection, [await columns.eligible(connection, policy.target, cutoff=cutoff)], most_rows)
+        return await _counted(connection, [whole], most_rows)
 
 
-async def _unkept(connection: asyncpg.Connection, policy: Policy, cutoff: datetime) -> list[Eligible]:
-    """Of each relation by itself, as the purge has them."""
-    whole = await columns.eligible(connection, policy.target, cutoff=cutoff)
-    if len(await relations.all_of(connection, policy.target)) > MOST_RELATIONS:
-        return [whole]
-    scopes = await Scopes(policy, cutoff).all(connection)
-    return [scope.at_most.eligible for scope in scopes] or [whole]
+async def _unkept(connection: asyncpg.Connection, scopes: Scopes) -> list[Eligible]:
+    """Of each relation by itself, as the purge has them; empty where there is none, or there are too many."""
+    present = await relations.all_of(connection, scopes.policy.target)
+    if len(present) > MOST_RELATIONS:
+        return []
+    return [(await scopes.of(connection, relation)).at_most.eligible for relation in present]
 
 
 async def _counted(connection: asyncpg.Connection, eligible: list[Eligible], most_rows: int) -> Overdue:

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db import estimates, holds, relations, trees
+from db import branches, estimates, holds, relations, trees
 from db.engine import Database
 from db.targets import Target
 from jobs import sweep, ways
@@ -527,8 +527,9 @@ async def test_what_would_go_along_is_counted_by_table(database: Database, sql: 
         assert relation is not None
         cutoff = await estimates.cutoff(connection, keep=policy.keep)
         scope = await Scopes(policy, cutoff).of(connection, relation)
-        assert scope.branch is not None
-        counted = await scope.branch.take(connection)
+        assert scope.pointing is not None
+        branch = await branches.branch(connection, scope.pointing, scope.eligible, relation.oid)
+        counted = await branch.take(connection)
     assert counted["along"] == {"public.c": 100, "public.d": 200, "public.e (keeps its row, loses up)": 100}
 
 
